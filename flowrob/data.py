@@ -1,0 +1,458 @@
+r"""Images in, dequantised tensors out (Section 5 of the paper).
+
+An image is a uint8 tensor of shape (C, H, W); `load` returns N of them. A density needs real
+numbers, so noise is added once, here and nowhere else:
+
+    x = (u8 + u) / 256,   u ~ Uniform[0, 1),   so that x lies in [0, 1) and floor(256 x) = u8.
+
+One grey level is 1/256 in units of x.
+
+The default set, "photos", needs no network. It is cut out of eight photographs that the
+scikit-image, scikit-learn and matplotlib wheels carry, at 1/2, 1/3 and 1/4 scale:
+
+    astronaut   Eileen Collins, by NASA, public domain                             scikit-image
+    cat         Chelsea, by Stefan van der Walt, CC0                               scikit-image
+    coffee      an espresso at Pikolo, by Rachel Michetti, CC0                     scikit-image
+    rocket      Falcon 9 before launch, by SpaceX, public domain                   scikit-image
+    motorcycle  left view of a pair from the Middlebury 2014 stereo benchmark by
+                Scharstein et al. (GCPR 2014); no licence is stated                scikit-image
+    pagoda      "china.jpg", by danielbuechele on Flickr, CC BY 2.0                scikit-learn
+    flower      "flower.jpg", by vultilion on Flickr, CC BY 2.0                    scikit-learn
+    portrait    Rear Admiral Grace Hopper, by the US Navy, public domain           matplotlib
+
+In each photograph a few squares of 128 x 128 source pixels, listed below, are held out: test crops
+lie inside them, train crops nowhere touch them, at every size and scale.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from importlib.util import find_spec
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from tqdm.auto import tqdm
+
+SPLITS = {
+    "photos": ("train", "test"),
+    "cifar10": ("train", "test"),
+    "celeba": ("train", "valid", "test"),
+    "lsun_bedroom": ("train", "test"),
+}
+IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+
+SCALES = (2, 3, 4)  # source pixels per pixel of a crop, along each side
+TILE = 128  # side of a held-out square, in source pixels
+TRAIN_STRIDE, TEST_STRIDE = 16, 32  # source pixels between neighbouring crops of one scale
+MIN_CONTRAST = 5.0  # grey levels: standard deviation, mean over channels, that a crop must reach
+_PHOTOS = {  # package and file (of the stereo pair, one view only: the other is nearly its copy)
+    "astronaut": "skimage/data/astronaut.png",
+    "cat": "skimage/data/chelsea.png",
+    "coffee": "skimage/data/coffee.png",
+    "rocket": "skimage/data/rocket.jpg",
+    "motorcycle": "skimage/data/motorcycle_left.png",
+    "pagoda": "sklearn/datasets/images/china.jpg",
+    "flower": "sklearn/datasets/images/flower.jpg",
+    "portrait": "matplotlib/mpl-data/sample_data/grace_hopper.jpg",
+}
+_TILES = {  # (top, left) of each held-out square, in source pixels
+    "astronaut": ((0, 384), (256, 0), (384, 256)),
+    "cat": ((0, 0), (172, 192)),
+    "coffee": ((272, 0), (0, 192), (272, 344)),
+    "rocket": ((0, 0), (299, 256), (128, 400), (299, 512)),
+    "motorcycle": ((0, 0), (128, 256), (256, 512), (372, 128), (0, 512)),
+    "pagoda": ((64, 96), (192, 320), (299, 0), (299, 512)),
+    "flower": ((0, 0), (128, 160), (299, 256), (128, 448)),
+    "portrait": ((0, 0), (96, 176), (472, 384), (256, 384)),
+}
+# A source: how many images it has, and a reader that yields the chosen ones, one by one.
+_Source = tuple[int, Callable[[np.ndarray], Iterator[Image.Image]]]
+
+
+class Crop(NamedTuple):
+    """Where a crop of "photos" was cut: photograph, shrink factor, rectangle in source pixels."""
+
+    photo: str
+    scale: int
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def load(
+    name: str | os.PathLike,
+    *,
+    split: str | None = None,
+    size: int = 32,
+    channels: int = 3,
+    indices: slice | Sequence[int] | None = None,
+    limit: int | None = None,
+    root: str | os.PathLike | None = None,
+    download: bool = False,
+) -> torch.Tensor:
+    """Images as uint8 (N, C, size, size), in a fixed order ("photos": shuffled with a fixed seed).
+
+    An image that is not size x size is cut to its centre square (of side 148 for CelebA, as usual)
+    and shrunk by area averaging. It is never enlarged: interpolated pixels are easy to predict.
+
+    Source: Section 5 of the paper.
+
+    Args:
+        name: "photos" (offline, see the module), "cifar10", "celeba", "lsun_bedroom"; or the path
+            of a folder of images (of any depth, sorted by path) or of an .npz file with a uint8
+            array `images`, (N, H, W, C), (N, C, H, W) or (N, H, W). A string equal to a name
+            means that set; for a folder so called pass a `pathlib.Path`.
+        split: "train" (the default) or "test"; for "celeba" also "valid"; for "lsun_bedroom",
+            whose own test images have no category, "test" is its 300 validation images. A path
+            has no splits: choose with `indices`.
+        size: side in pixels; 4 to 32 for "photos".
+        channels: 3 for RGB (grayscale is repeated), 1 for grayscale (ITU-R 601 luma).
+        indices: which images: a slice or positions. Positions beyond the end raise, so that
+            slice(3400, 3600) is 200 images or an error.
+        limit: at most so many of these. Only what is chosen is decoded.
+        root: the folder that holds, or receives, downloaded sets; else $FLOWROB_DATA, else
+            ~/.cache/flowrob.
+        download: fetch "cifar10" (170 MB) or "celeba" (1.4 GB) if missing; never done unasked.
+
+    Returns:
+        A new uint8 tensor, (N, channels, size, size), on the CPU.
+
+    Raises:
+        ValueError: unknown name, split, size, channels; a file without readable images.
+        TypeError: an array that is not uint8.
+        IndexError: `indices` outside the set.
+        FileNotFoundError, ModuleNotFoundError, ConnectionError: the set is not in `root`; lmdb or
+            gdown is needed and missing; the download failed.
+
+    >>> load("photos", split="test", limit=64).shape
+    torch.Size([64, 3, 32, 32])
+    """
+    if channels not in (1, 3):
+        raise ValueError(f"channels={channels!r}: must be 3 (RGB) or 1 (grayscale)")
+    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+        raise ValueError(f"size={size!r}: must be a positive number of pixels, such as 32")
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit={limit!r}: must be at least 1, or None for all images")
+    if name in SPLITS:
+        split = _check_split(name, split or "train")
+        root = Path(root or os.environ.get("FLOWROB_DATA", "~/.cache/flowrob")).expanduser()
+    elif split is not None:
+        raise ValueError(
+            f"split={split!r} means nothing for the path {os.fspath(name)!r}: choose images with "
+            "indices=slice(start, stop), or name a subfolder"
+        )
+    if name == "photos":
+        images = _photos(split, size, channels)[1]
+        return images[torch.from_numpy(_positions(len(images), indices, limit))]
+    sources = {"cifar10": _cifar10, "celeba": _celeba, "lsun_bedroom": _lsun_bedroom}
+    count, read = sources[name](split, root, download) if name in sources else _path(name)
+    positions = _positions(count, indices, limit)
+    crop = 148 if name == "celeba" else None
+    big = len(positions) >= 10_000
+    images = tqdm(read(positions), desc=str(name), total=len(positions), disable=not big)
+    stack = np.stack([_fit(image, size, channels, crop) for image in images])
+    return torch.from_numpy(stack).permute(0, 3, 1, 2).contiguous()
+
+
+def photo_crops(split: str = "train", size: int = 32) -> list[Crop]:
+    """Where each image of `load("photos", split=split, size=size)` was cut, in the same order.
+
+    A pixel of image i is the mean of a scale x scale block of its rectangle, rows top to
+    top + height - 1 and columns left to left + width - 1, height = width = scale * size.
+    """
+    return list(_photos(_check_split("photos", split), size, 3)[0])
+
+
+def dequantize(
+    images: torch.Tensor, generator: torch.Generator, *, dtype: torch.dtype = torch.float32
+) -> torch.Tensor:
+    """x = (u8 + u) / 256 with u uniform on {0, 1, ..., 65535} / 65536.
+
+    This grid makes x exact in float32: x < 1 and floor(256 x) = u8 for every grey level, and
+    float64 holds the same numbers. (Plain float32 noise rounds 255 + u up to 256 once in 2^17
+    draws.) It shifts the mean by 2^-17 of a grey level.
+
+    Source: Section 5; Theis, van den Oord and Bethge, "A note on the evaluation of generative
+    models", 2016, Section 3.1.
+
+    Args:
+        images: uint8, any shape, any device.
+        generator: the only source of randomness. Noise is drawn on its device and then moved, so
+            that a CPU generator gives the same x everywhere.
+        dtype: torch.float32 or torch.float64.
+
+    Returns:
+        x in [0, 1), with the shape and device of `images`.
+
+    Raises:
+        TypeError: not uint8, not a torch.Generator, or a dtype too coarse for the noise.
+
+    >>> black = torch.zeros(1, 1, 2, 2, dtype=torch.uint8)
+    >>> quantize(dequantize(black, torch.Generator().manual_seed(0))).equal(black)
+    True
+    """
+    _check_images(images, dtype)
+    if not isinstance(generator, torch.Generator):
+        raise TypeError(
+            f"generator={generator!r}: pass torch.Generator().manual_seed(0), or call midpoint() "
+            "for x without noise"
+        )
+    noise = torch.rand(images.shape, generator=generator, device=generator.device)
+    noise = noise.mul_(2**16).floor_().div_(2**16).to(images.device, dtype)
+    return noise.add_(images).div_(256)
+
+
+def midpoint(images: torch.Tensor, *, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """x = (u8 + 1/2) / 256: `dequantize` with u = 1/2. Args and errors as there.
+
+    >>> midpoint(torch.tensor([0, 255], dtype=torch.uint8)) * 256
+    tensor([  0.5000, 255.5000])
+    """
+    _check_images(images, dtype)
+    return images.to(dtype).add_(0.5).div_(256)
+
+
+def quantize(x: torch.Tensor) -> torch.Tensor:
+    """u8 = min(floor(256 x), 255): undoes `dequantize` and `midpoint`.
+
+    Args:
+        x: floating point in [0, 1]; the end 1, which attacks reach, is grey level 255.
+
+    Returns:
+        uint8, with the shape and device of `x`.
+
+    Raises:
+        TypeError: x is not floating point.
+        ValueError: values outside [0, 1], or NaN.
+
+    >>> quantize(torch.tensor([0.0, 0.5, 1.0]))
+    tensor([  0, 128, 255], dtype=torch.uint8)
+    """
+    if not torch.is_tensor(x) or not x.is_floating_point():
+        raise TypeError(f"x: expected a floating-point tensor, got {_kind(x)}")
+    outside = ~((x >= 0) & (x <= 1))  # True for NaN
+    if outside.any():
+        raise ValueError(
+            f"x: {int(outside.sum())} of {x.numel()} values lie outside [0, 1], the first is "
+            f"{x[outside][0].item()}; clamp x first"
+        )
+    return (x * 256).floor().clamp(max=255).to(torch.uint8)
+
+
+@lru_cache
+def _photograph(name: str) -> Image.Image:
+    package, file = _PHOTOS[name].split("/", 1)
+    return _decode(Path(find_spec(package).origin).parent / file)
+
+
+def _windows(name: str, scale: int, split: str, size: int) -> list[Crop]:
+    """The crops of one photograph at one scale, near-constant ones still among them."""
+    side, tiles, (width, height) = scale * size, _TILES[name], _photograph(name).size
+    if split == "test":
+        steps = range(0, TILE - side + 1, TEST_STRIDE)
+        corners = [(top + i, left + j) for top, left in tiles for i in steps for j in steps]
+    else:
+        corners = [
+            (i, j)
+            for i in range(0, height - side + 1, TRAIN_STRIDE)
+            for j in range(0, width - side + 1, TRAIN_STRIDE)
+            if not any(-TILE < t - i < side and -TILE < u - j < side for t, u in tiles)
+        ]
+    return [Crop(name, scale, top, left, side, side) for top, left in corners]
+
+
+@lru_cache(maxsize=8)
+def _photos(split: str, size: int, channels: int) -> tuple[tuple[Crop, ...], torch.Tensor]:
+    """All crops of a split with their images, in one seeded random order."""
+    if not 4 <= size <= TILE // max(SCALES):
+        raise ValueError(f"size={size}: 'photos' has sizes 4 to {TILE // max(SCALES)}")
+    crops, images = [], []
+    for crop in (c for name in _PHOTOS for s in SCALES for c in _windows(name, s, split, size)):
+        box = (crop.left, crop.top, crop.left + crop.width, crop.top + crop.height)
+        image = _photograph(crop.photo).resize((size, size), Image.Resampling.BOX, box=box)
+        if np.asarray(image).std(axis=(0, 1)).mean() >= MIN_CONTRAST:
+            crops.append(crop)
+            images.append(_fit(image, size, channels))
+    order = torch.randperm(len(crops), generator=torch.Generator().manual_seed(0))
+    stack = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+    return tuple(crops[i] for i in order), stack[order].contiguous()
+
+
+def _path(name: str | os.PathLike) -> _Source:
+    path = Path(name).expanduser()
+    if path.suffix == ".npz" and path.is_file():
+        images = _npz(path)
+        return len(images), lambda positions: (Image.fromarray(images[i]) for i in positions)
+    if not path.is_dir():
+        raise ValueError(
+            f"name={os.fspath(name)!r}: neither a data set ({', '.join(SPLITS)}) nor an existing "
+            "folder of images or .npz file"
+        )
+    files = [file for file in path.rglob("[!.]*") if file.suffix.lower() in IMAGE_SUFFIXES]
+    if not files:
+        raise ValueError(f"{path} holds no images ({', '.join(IMAGE_SUFFIXES)})")
+    files.sort(key=lambda file: file.relative_to(path).as_posix())
+    return len(files), lambda positions: (_decode(files[i]) for i in positions)
+
+
+def _npz(path: Path) -> np.ndarray:
+    """The array `images` as (N, H, W, 3) or (N, H, W)."""
+    try:
+        with path.open("rb") as file, np.load(file) as arrays:
+            if "images" not in arrays:
+                raise ValueError(f"it holds {arrays.files}, but no array 'images'")
+            images = arrays["images"]
+    except (OSError, EOFError, ValueError, BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    if images.dtype != np.uint8:
+        raise TypeError(f"{path}: 'images' is {images.dtype}, must be uint8 with values 0 to 255")
+    if images.ndim == 4 and images.shape[3] not in (1, 3):
+        images = images.transpose(0, 2, 3, 1)  # (N, C, H, W) -> (N, H, W, C)
+    if images.ndim == 4 and images.shape[3] == 1:
+        images = images[..., 0]
+    if images.ndim != 3 and images.shape[3:] != (3,):
+        raise ValueError(
+            f"{path}: 'images' has shape {images.shape}, must be (N, H, W, C) or (N, C, H, W) with "
+            "C = 1 or 3, or (N, H, W)"
+        )
+    return np.ascontiguousarray(images)
+
+
+def _cifar10(split: str, root: Path, download: bool) -> _Source:
+    from torchvision.datasets import CIFAR10
+
+    images = _torchvision("cifar10", CIFAR10, root, download, train=split == "train").data
+    return len(images), lambda positions: (Image.fromarray(images[i]) for i in positions)
+
+
+def _celeba(split: str, root: Path, download: bool) -> _Source:
+    from torchvision.datasets import CelebA
+
+    files = _torchvision("celeba", CelebA, root, download, split=split).filename
+    folder = root / CelebA.base_folder / "img_align_celeba"
+    return len(files), lambda positions: (_decode(folder / files[i]) for i in positions)
+
+
+def _torchvision(name: str, make: Callable, root: Path, download: bool, **options: Any) -> Any:
+    """The torchvision data set; it checks MD5 sums, and raises RuntimeError where they differ."""
+    folder = root / make.base_folder
+    try:
+        return make(root, download=False, **options)
+    except RuntimeError as error:
+        if not download:
+            raise FileNotFoundError(
+                f"{name!r} is missing or damaged in {folder}: pass download=True to fetch it, or "
+                f"root= the folder that holds {folder.name!r}"
+            ) from error
+    if name == "celeba" and find_spec("gdown") is None:
+        raise ModuleNotFoundError("downloading 'celeba' needs gdown: pip install gdown")
+    try:
+        return make(root, download=True, **options)
+    except Exception as error:  # urllib's, requests' and gdown's share no base class
+        raise ConnectionError(
+            f"could not download {name!r} ({type(error).__name__}: {error}). Without a network, "
+            f"copy {folder} from another machine; load('photos') needs none"
+        ) from error
+
+
+def _lsun_bedroom(split: str, root: Path, download: bool) -> _Source:
+    """LSUN's LMDB (key -> encoded image) in key order, as torchvision has it.
+
+    Read here, because torchvision's reader first pickles all 3 million keys into the working
+    directory, under a file name that different roots can share.
+    """
+    folder = root / f"bedroom_{'train' if split == 'train' else 'val'}_lmdb"
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"'lsun_bedroom' is not in {folder}, and download={download} cannot fetch it: unzip "
+            f"http://dl.yf.io/lsun/scenes/{folder.name}.zip in {root}"
+        )
+    if find_spec("lmdb") is None:
+        raise ModuleNotFoundError("reading 'lsun_bedroom' needs lmdb: pip install lmdb")
+    import lmdb
+
+    database = lmdb.open(str(folder), readonly=True, lock=False, readahead=False)
+
+    def read(positions: np.ndarray) -> Iterator[Image.Image]:
+        with database, database.begin() as transaction:
+            keys = transaction.cursor().iternext(values=False)
+            keys = list(islice(keys, int(positions.max()) + 1))
+            for i in positions:
+                yield _decode(io.BytesIO(transaction.get(keys[i])), f"{folder}: image {i}")
+
+    return database.stat()["entries"], read
+
+
+def _decode(file: Path | io.BytesIO, label: str | None = None) -> Image.Image:
+    """An 8-bit image, upright."""
+    try:
+        with Image.open(file) as image:
+            image = ImageOps.exif_transpose(image)
+    except (OSError, SyntaxError) as error:  # Pillow's PNG reader raises SyntaxError
+        raise ValueError(f"{label or file} is not a readable image: {error}") from error
+    if image.mode.startswith(("I", "F")):
+        raise ValueError(f"{label or file} has mode {image.mode}: convert it to 8 bits first")
+    return image
+
+
+@lru_cache(maxsize=8)
+def _area_weights(side: int, size: int) -> np.ndarray:
+    """W (size, side): W[i, j] = share of source pixel j in [i, i + 1) * side / size."""
+    edges, pixels = np.arange(size + 1)[:, None] * side / size, np.arange(side)
+    overlap = np.minimum(edges[1:], pixels + 1) - np.maximum(edges[:-1], pixels)
+    return (overlap.clip(min=0) * size / side).astype(np.float32)
+
+
+def _fit(image: Image.Image, size: int, channels: int, crop: int | None = None) -> np.ndarray:
+    """Channels, centre square P, area average W P W^T, rounded: (size, size, channels)."""
+    side = min(image.size) if crop is None else min(crop, *image.size)
+    if side < size:
+        raise ValueError(f"size={size}: an image has only {side} pixels, and none is enlarged")
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    image = image.convert("RGB" if channels == 3 else "L")
+    pixels = np.asarray(image.crop((left, top, left + side, top + side)))
+    pixels = pixels.reshape(side, side, channels)
+    if side == size:
+        return pixels
+    weights = _area_weights(side, size)
+    mean = np.einsum("ij,jkc,lk->ilc", weights, pixels.astype(np.float32), weights, optimize=True)
+    return np.rint(mean).astype(np.uint8)
+
+
+def _positions(count: int, indices: Any, limit: int | None) -> np.ndarray:
+    if isinstance(indices, slice):
+        if max(abs(indices.start or 0), abs(indices.stop or 0)) > count:
+            raise IndexError(f"indices={indices} reaches beyond the {count} images")
+    elif indices is not None:
+        indices = np.atleast_1d(np.asarray(indices))
+    positions = np.arange(count)[slice(None) if indices is None else indices][:limit]
+    if not len(positions):
+        raise IndexError(f"indices={indices} chooses none of the {count} images")
+    return positions
+
+
+def _check_split(name: str, split: str) -> str:
+    if split not in SPLITS[name]:
+        raise ValueError(f"split={split!r}: {name!r} has {' and '.join(SPLITS[name])}")
+    return split
+
+
+def _check_images(images: torch.Tensor, dtype: torch.dtype) -> None:
+    if not torch.is_tensor(images) or images.dtype != torch.uint8:
+        raise TypeError(f"images: expected a uint8 tensor of grey levels, got {_kind(images)}")
+    if dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"dtype={dtype}: must be torch.float32 or torch.float64 to hold the noise")
+
+
+def _kind(value: object) -> str:
+    return f"{type(value).__name__} {getattr(value, 'dtype', '')}".strip()
