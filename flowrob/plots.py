@@ -10,6 +10,7 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 DATA, ATTACK, NOISE, THEORY = "#2b6cb0", "#c0392b", "#7f8c8d", "#1a1a1a"
 HYBRID, RAISE = "#2f855a", "#b7791f"
@@ -65,3 +66,263 @@ def image_grid(ax: Axes, images, columns: int = 8, title: str = "", pad: int = 1
         top, left = (k // columns) * (h + pad), (k % columns) * (w + pad)
         sheet[:, top : top + h, left : left + w] = picture
     return image(ax, sheet, title)
+
+
+# The Gaussian: a density in the plane, its attacks, and the curves behind them (Section 3.1) ---
+
+
+def level_sets(ax: Axes, mean, covariance, radii=(1, 2, 3)) -> Axes:
+    """Ellipses (y - mean)^T K^-1 (y - mean) = radius^2 of a density in the plane, and its mean."""
+    mean, root = _numpy(mean), np.linalg.cholesky(_numpy(covariance))
+    angle = np.linspace(0.0, 2 * np.pi, 181)
+    unit = np.stack([np.cos(angle), np.sin(angle)])
+    for radius in radii:
+        ax.plot(*(mean[:, None] + radius * root @ unit), color=DATA, lw=1.1, alpha=0.55, zorder=1)
+    ax.plot(*mean, "+", color=DATA, ms=9, mew=2, zorder=2)
+    ax.set_aspect("equal", adjustable="box")
+    ax.set(xlabel="$x_1$", ylabel="$x_2$")
+    return ax
+
+
+def perturbations(ax: Axes, x, radius: float, steps) -> Axes:
+    """The point x, the ball around it, and one arrow per step (label, delta, colour)."""
+    x = _numpy(x)
+    angle = np.linspace(0.0, 2 * np.pi, 181)
+    circle = x + radius * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    ax.fill(*circle.T, facecolor="#e2e8f0", zorder=0.5)
+    ax.plot(*circle.T, color=NOISE, lw=1.2, zorder=1.5)
+    arrow = {"angles": "xy", "scale_units": "xy", "scale": 1, "width": 0.011, "zorder": 4}
+    for label, delta, color in steps:
+        ax.quiver(*x, *_numpy(delta), color=color, **arrow)
+        ax.plot([], [], color=color, lw=4, label=label)
+    ax.plot(*x, "o", color=DATA, ms=7, mec="white", zorder=5)
+    return ax
+
+
+def plane(ax: Axes, mean, covariance, x, radius: float, steps, half_width: float = 3.5) -> Axes:
+    """Level sets, the point x with its ball, and the steps (label, delta, colour), together."""
+    level_sets(ax, mean, covariance)
+    perturbations(ax, x, radius, steps)
+    ax.set(xlim=(-half_width, half_width), ylim=(-0.85 * half_width, 0.85 * half_width))
+    return legend_above(ax)
+
+
+def legend_above(ax: Axes) -> Axes:
+    """The legend in one row over the axes, where it covers no data."""
+    count = len(ax.get_legend_handles_labels()[0])
+    if count:
+        tight = {"columnspacing": 1.0, "handletextpad": 0.6, "handlelength": 1.2}
+        ax.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=count, **tight)
+    return ax
+
+
+def drop_by_angle(ax: Axes, degrees, drop, marks=()) -> Axes:
+    """The drop (nats) along the ball's boundary, and marks (label, delta, drop, colour) on it."""
+    ax.plot(_numpy(degrees), _numpy(drop), color=THEORY, lw=1.6, zorder=2)
+    dot = {"ms": 9, "mec": "white", "zorder": 3, "clip_on": False}
+    for label, delta, value, color in marks:
+        angle = np.degrees(np.arctan2(*_numpy(delta)[::-1])) % 360
+        ax.plot(angle, float(value), "o", color=color, label=label, **dot)
+    ax.axhline(0.0, color=NOISE, lw=0.8)
+    ax.set(xlabel="direction of $\\delta$ (degrees)", ylabel="drop (nats)", xlim=(0, 360))
+    ax.set_xticks(range(0, 361, 90))
+    return legend_above(ax)
+
+
+def secular(ax: Axes, eta, length, radius: float, poles, roots, colors) -> Axes:
+    """|delta(eta)| against the multiplier eta: its poles, the radius, and where the two meet."""
+    ax.plot(_numpy(eta), _numpy(length), color=THEORY, lw=1.6)
+    for pole in _numpy(poles):
+        ax.axvline(pole, color=NOISE, lw=1.0, ls=":")
+    ax.axhline(radius, color=DATA, lw=1.4)
+    for root, color in zip(_numpy(roots), colors, strict=True):
+        ax.plot(root, radius, "o", color=color, ms=9, mec="white", zorder=5)
+    ax.set(xlabel="multiplier $\\eta$", ylabel="$|\\delta(\\eta)|$", ylim=(0, 4 * radius))
+    return ax
+
+
+def curves(ax: Axes, x, lines, *, xlabel: str, ylabel: str, log: str = "") -> Axes:
+    """Lines (label, y, colour) over one x; ``log`` names the logarithmic axes, as in "xy"."""
+    for label, y, color in lines:
+        ax.plot(_numpy(x), _numpy(y), color=color, label=label)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    if "x" in log:
+        ax.set_xscale("log")
+    if "y" in log:
+        ax.set_yscale("log")
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.yaxis.set_minor_formatter(NullFormatter())
+    return ax
+
+
+def signed(x, scale: float | None = None) -> np.ndarray:
+    """Perturbations as pictures: 0 becomes mid-grey, +-scale (default: 3 rms) white and black."""
+    x = _numpy(x)
+    scale = 3.0 * float(np.sqrt(np.mean(x**2))) if scale is None else scale
+    return np.clip(0.5 + 0.5 * x / scale, 0.0, 1.0)
+
+
+def histogram(ax: Axes, values, mark: float, *, xlabel: str) -> Axes:
+    """How the values of a random baseline are spread, and where the attack stands (``mark``)."""
+    ax.hist(_numpy(values), bins=60, color=NOISE, label="random")
+    ax.axvline(float(mark), color=ATTACK, label="worst")
+    ax.set(xlabel=xlabel, ylabel="count")
+    return legend_above(ax)
+
+
+def gaps(ax: Axes, groups: dict, floor: float = 1e-15) -> Axes:
+    """What an attack still misses (nats) after each step, one line per sample.
+
+    ``groups`` maps a label to (gap of shape (steps + 1, samples), colour).
+    """
+    for label, (gap, color) in groups.items():
+        gap = np.maximum(_numpy(gap), floor)
+        ax.plot(gap[:, :1], color=color, label=label)
+        ax.plot(gap[:, 1:], color=color, lw=0.8, alpha=0.4)
+    ax.set(xlabel="step", ylabel="missing (nats)", yscale="log")
+    return legend_above(ax)
+
+
+# One perturbation for all points (Section 3.3) ---
+
+
+def cloud(ax: Axes, points, color) -> Axes:
+    """Points (N, 2) of a sample, small enough to lie under level sets and arrows."""
+    ax.plot(*_numpy(points).T, ".", color=color, ms=4, mew=0, alpha=0.4, zorder=0.8)
+    return ax
+
+
+def bars_and_theory(ax: Axes, labels, parts, theory, *, ylabel: str) -> Axes:
+    """Measured bars, parts (label, values, colour), and a tick at each one's theory (parts, labels)."""
+    stacked_bars(ax, labels, parts, ylabel=ylabel)
+    for bars, expected in zip(ax.containers, _numpy(theory), strict=True):
+        middle = [bar.get_x() + bar.get_width() / 2 for bar in bars]
+        ax.plot(middle, expected, "_", color=THEORY, ms=20, mew=2)
+    return ax
+
+
+def water(ax: Axes, before, after) -> Axes:
+    """Water-filling: the eigenvalues ``before``, and on top what raises them to ``after``."""
+    before, after = _numpy(before), _numpy(after)
+    place, width = np.arange(1, len(before) + 1), 0.8 if len(before) < 20 else 1.0
+    ax.bar(place, before, width, color=DATA, label="eigenvalues")
+    ax.bar(place, after - before, width, bottom=before, color="#90cdf4", label="water")
+    ax.axhline(after.min(), color=THEORY, lw=1.0, ls="--", label="level")
+    ax.set(xlabel="eigenvalue, smallest first", ylabel="variance", xlim=(0.4, len(before) + 0.6))
+    if len(before) < 20:
+        ax.set_xticks(place)
+    ax.grid(axis="x", visible=False)
+    return legend_above(ax)
+
+
+# Deep flows: images under attack, and the curves behind the tables (Sections 4 and 5) ---
+
+
+def before_after(ax: Axes, groups: dict, colors=(DATA, NOISE, ATTACK)) -> Axes:
+    """One row of marks per group (label -> one value per image), with a bar at its median."""
+    for row, ((_, values), color) in enumerate(zip(groups.items(), colors, strict=False)):
+        values = _numpy(values)
+        height = row + np.linspace(-0.22, 0.22, len(values))
+        ax.plot(values, height, "o", color=color, ms=4, alpha=0.5, mew=0)
+        ax.plot([np.median(values)] * 2, [row - 0.38, row + 0.38], color=color, lw=3)
+    ax.set_yticks(range(len(groups)), list(groups))
+    ax.invert_yaxis()
+    ax.grid(axis="y", visible=False)
+    return ax
+
+
+def attacked_rows(axes, rows: dict, values: dict, columns: int = 8) -> None:
+    """One row of images per label, each with its value (bits/dim) above it."""
+    for row, (label, images) in zip(axes, rows.items(), strict=True):
+        for ax, picture, value in zip(row, images[:columns], values[label], strict=False):
+            text = f"{value:.1f}" if value < 100 else f"{value:,.0f}"
+            image(ax, picture).set_title(text, fontsize=9, pad=2)
+        row[0].text(-0.12, 0.5, label, transform=row[0].transAxes, ha="right", va="center")
+
+
+def nll_against_eps(ax: Axes, eps, lines, floor=None, bands=()) -> Axes:
+    """Bits/dim over eps (grey levels): lines (label, values, colour, style), logarithmic in both.
+
+    ``floor`` is a bound that no normalised density can go below for uniform noise; ``bands`` are
+    (low, high, colour).
+    """
+    place = np.arange(len(eps))
+    for low, high, color in bands:
+        ax.fill_between(place, _numpy(low), _numpy(high), color=color, alpha=0.15, lw=0)
+    for label, values, color, style in lines:
+        ax.plot(place, _numpy(values), style, color=color, label=label, ms=6)
+    if floor is not None:
+        ax.plot(place[1:], _numpy(floor)[1:], ":", color=THEORY, label="Gibbs floor of the noise")
+    ax.set_yscale("log")
+    ax.set_xticks(place, [str(e) for e in eps])
+    ax.set(xlabel="eps (grey levels)", ylabel="NLL (bits/dim)")
+    ax.legend(loc="upper left")
+    return ax
+
+
+def stacked_bars(ax: Axes, labels, parts, *, ylabel: str) -> Axes:
+    """Parts (label, values, colour) side by side for every label: what a sum is made of."""
+    place, width = np.arange(len(labels)), 0.8 / len(parts)
+    for k, (label, values, color) in enumerate(parts):
+        ax.bar(place + (k - (len(parts) - 1) / 2) * width, _numpy(values), width, color=color,
+               label=label)  # fmt: skip
+    ax.axhline(0.0, color=THEORY, lw=0.8)
+    ax.set_xticks(place, labels)
+    ax.set(ylabel=ylabel)
+    ax.grid(axis="x", visible=False)
+    return legend_above(ax)
+
+
+def overlaid(ax: Axes, groups, *, xlabel: str, bins=40) -> Axes:
+    """Histograms (label, values, colour) over one axis, on common bins."""
+    everything = np.concatenate([_numpy(values) for _, values, _ in groups])
+    edges = np.linspace(everything.min(), everything.max(), bins + 1)
+    for label, values, color in groups:
+        ax.hist(_numpy(values), edges, color=color, alpha=0.55, label=label)
+    ax.set(xlabel=xlabel, ylabel="images")
+    return legend_above(ax)
+
+
+# The exchange: likelihood paid for robustness (Section 3.2) ---
+
+PROCEDURE = {"a": "#6b46c1", "b": "#0987a0", "c": "#b7791f", "d": ATTACK}  # colours
+PROCEDURE_STYLE = {"a": "o-", "b": "s-", "c": "x--", "d": "D-"}
+
+
+def by_round(ax: Axes, lines, *, ylabel: str, log: bool = True) -> Axes:
+    """Lines (label, values, colour, style), one value per round of training, from round 0."""
+    for label, values, color, style in lines:
+        ax.plot(_numpy(values), style, color=color, label=label, ms=5, lw=1.6)
+    ax.set(xlabel="round m", ylabel=ylabel, yscale="log" if log else "linear")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return ax
+
+
+def exchange(ax: Axes, frontier, paths=(), xlim=None) -> Axes:
+    """Natural drop (x) against sensitivity (y, logarithmic), both in nats.
+
+    ``frontier`` is the pair (natural drop, sensitivity) of the best models, drawn in black; every
+    path is (label, (natural drop, sensitivity), colour, style). Lower left is better.
+    """
+    best = tuple(_numpy(values) for values in frontier)
+    ax.plot(*best, color=THEORY, lw=1.4, zorder=1.5)
+    ax.fill_between(*best, 1e-9, color="#e2e8f0", lw=0, zorder=0.5)
+    for label, (drop, sensitivity), color, style in paths:
+        ax.plot(_numpy(drop), _numpy(sensitivity), style, color=color, label=label, ms=6, lw=1.4)
+    ax.set(xlabel="natural drop (nats)", ylabel="sensitivity (nats)", yscale="log", xlim=xlim)
+    ax.set_ylim(0.8 * best[1][best[0] <= (xlim[1] if xlim else np.inf)].min(), 1.3 * best[1].max())
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_formatter(NullFormatter())
+    return ax
+
+
+def rounds_needed(ax: Axes, x, lines, *, xlabel: str) -> Axes:
+    """Stairs (label, rounds, colour, style) over x; where rounds are None, no number suffices."""
+    for label, rounds, color, style in lines:
+        heights = np.array([np.nan if m is None else m for m in rounds], dtype=float)
+        ax.plot(_numpy(x), heights, style, color=color, label=label, drawstyle="steps-mid", lw=1.8)
+    ax.set(xlabel=xlabel, ylabel="rounds needed")
+    ax.yaxis.set_major_locator(MaxNLocator(integer=True))
+    return ax

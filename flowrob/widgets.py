@@ -1,0 +1,159 @@
+"""Sliders over :mod:`flowrob.plots`: what the figures of the notebooks show, moved by hand.
+
+Each function returns a widget: a picture, a line of numbers, and sliders. Moving a slider draws
+the picture again once it is let go; nothing is trained or fitted then.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable
+
+import ipywidgets as widgets
+import numpy as np
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from flowrob import plots
+from flowrob.gaussian import GaussianFlow, best_case, worst_case
+from flowrob.sphere import PROCEDURES, natural_drop, sensitivity, spherical_growth
+
+
+class Explorer(widgets.VBox):
+    """A picture over a caption over sliders: ``draw(figure, **values) -> caption``.
+
+    Args:
+        draw: draws on an empty figure and returns the caption, as HTML.
+        sliders: by the names of draw's arguments.
+        figsize: inches, at 100 dots each.
+
+    Attributes:
+        image: the picture, a PNG.
+        caption: the line of numbers under it.
+        sliders: as given.
+    """
+
+    def __init__(
+        self,
+        draw: Callable[..., str],
+        sliders: dict[str, widgets.Widget],
+        figsize: tuple[float, float],
+    ) -> None:
+        self.draw, self.sliders, self.figsize = draw, sliders, figsize
+        self.image, self.caption = widgets.Image(format="png"), widgets.HTML()
+        for slider in sliders.values():
+            slider.continuous_update = False
+            slider.style.description_width = "15em"
+            slider.layout.width = "36em"
+            slider.observe(self._redraw, names="value")
+        self._redraw()
+        super().__init__([self.image, self.caption, *sliders.values()])
+
+    def _redraw(self, change=None) -> None:
+        figure = Figure(self.figsize, dpi=100, layout="constrained")
+        FigureCanvasAgg(figure)
+        caption = self.draw(figure, **{name: s.value for name, s in self.sliders.items()})
+        png = io.BytesIO()
+        figure.savefig(png, format="png")
+        self.image.value, self.caption.value = png.getvalue(), caption
+
+    def __repr__(self) -> str:
+        return f"{len(self.sliders)} sliders and a picture: run this cell in JupyterLab"
+
+
+def worst_case_explorer() -> Explorer:
+    """Worst and best perturbation of a point under a Gaussian in the plane (Section 3.1).
+
+    The long axis has variance 2, the short one 2 / condition. The point is set by its two
+    distances from the mean, along and across the long axis; across = 0 is where the hard case is.
+    """
+    slider = widgets.FloatSlider
+    return Explorer(
+        _draw_worst_case,
+        {
+            "degrees": slider(value=25, min=0, max=180, step=5, description="angle, long axis"),
+            "condition": widgets.FloatLogSlider(
+                value=10, min=0, max=2, step=0.1, description="condition of K", readout_format=".1f"
+            ),
+            "along": slider(value=1.5, min=-3, max=3, description="x along the long axis"),
+            "across": slider(value=0.3, min=-1.5, max=1.5, description="x across it"),
+            "radius": slider(value=1.0, min=0.1, max=3, description="radius"),
+        },
+        figsize=(10.0, 4.4),
+    )
+
+
+def _draw_worst_case(
+    figure: Figure, degrees: float, condition: float, along: float, across: float, radius: float
+) -> str:
+    angle = math.radians(degrees)
+    long, short = (math.cos(angle), math.sin(angle)), (-math.sin(angle), math.cos(angle))
+    axes = torch.tensor([short, long], dtype=torch.float64).T
+    variances = torch.tensor([2.0 / condition, 2.0], dtype=torch.float64)
+    flow = GaussianFlow.from_eigen(torch.zeros(2), variances, axes)
+    x = (axes @ torch.tensor([across, along], dtype=torch.float64))[None]
+    worst, best = worst_case(flow, x, radius), best_case(flow, x, radius)
+
+    turn = torch.linspace(0, 360, 361, dtype=torch.float64)
+    circle = radius * torch.stack([turn.deg2rad().cos(), turn.deg2rad().sin()], dim=1)
+    drop = flow.log_prob(x) - flow.log_prob(x + circle)
+    left, right = figure.subplots(1, 2)
+    steps = [("worst", worst, plots.ATTACK), ("best", best, plots.RAISE)]
+    arrows = [(name, found.delta[0], color) for name, found, color in steps]
+    plots.plane(left, flow.mean, flow.covariance, x[0], radius, arrows, half_width=5.5)
+    # The best step stops at the mean if the ball reaches it: then it is not on the circle.
+    on_circle = [step for step in steps if step[1].delta.norm() > 0.999 * radius]
+    marks = [(name, found.delta[0], found.drop[0], color) for name, found, color in on_circle]
+    plots.drop_by_angle(right, turn, drop, marks)
+    hard = "yes: two optima" if worst.hard_case.item() else "no"
+    return (
+        f"worst drop <b>{worst.drop.item():.3f}</b> nats, best <b>{best.drop.item():.3f}</b>, "
+        f"multiplier η = <b>{worst.multiplier.item():.3f}</b>, hard case: <b>{hard}</b>"
+    )
+
+
+def trade_off_explorer() -> Explorer:
+    """Rounds of adversarial training of a sphere in 10 dimensions, and their price (Section 3.2).
+
+    Left: the variance by round, for the four procedures; right: the exchange, with the model after
+    m rounds and, for comparison, with the one-to-one hybrid. All of it is closed form.
+    """
+    names = [(f"({letter}) {name}", letter) for letter, name in PROCEDURES.items()]
+    return Explorer(
+        _draw_trade_off,
+        {
+            "eps": widgets.FloatSlider(
+                value=1.0, min=0.1, max=3, step=0.1, description="eps / sigma"
+            ),
+            "rounds": widgets.IntSlider(value=3, min=0, max=10, description="rounds m"),
+            "procedure": widgets.SelectionSlider(options=names, value="a", description="procedure"),
+        },
+        figsize=(10.0, 4.2),
+    )
+
+
+def _draw_trade_off(figure: Figure, eps: float, rounds: int, procedure: str) -> str:
+    n, left, right = 10, *figure.subplots(1, 2)
+    growth = {letter: spherical_growth(eps, 1.0, n, 10, letter) for letter in PROCEDURES}
+    for letter, v in growth.items():
+        chosen = {"lw": 2.5, "zorder": 3} if letter == procedure else {"lw": 1.0, "alpha": 0.6}
+        chosen["ls"] = "--" if letter == "c" else "-"  # (b) and (c) nearly coincide
+        left.plot(v, color=plots.PROCEDURE[letter], label=f"({letter})", **chosen)
+    v, color = growth[procedure][rounds], plots.PROCEDURE[procedure]
+    hybrid = spherical_growth(eps, 1.0, n, rounds, procedure, hybrid_weight=0.5)[-1]
+    left.plot(rounds, v, "o", color=color, ms=10, mec="white", zorder=4)
+    left.set(xlabel="round m", ylabel="variance $v_m$", yscale="log", ylim=(0.8, 1e6))
+    plots.legend_above(left)
+
+    both = lambda v: (natural_drop(v, n), sensitivity(v, eps, 1.0, n))  # noqa: E731
+    models = [("trained", both(v), color, "o"), ("hybrid", both(hybrid), plots.HYBRID, "D")]
+    frontier = np.geomspace(1.0, max(20.0, 2 * v), 400)
+    plots.exchange(right, both(frontier), models)
+    plots.legend_above(right)
+    return (
+        f"({procedure}) after {rounds} rounds: variance <b>{v:.2f}</b>, natural drop "
+        f"<b>{natural_drop(v, n):.2f}</b> nats, sensitivity "
+        f"<b>{sensitivity(v, eps, 1.0, n):.2f}</b> nats; hybrid: variance <b>{hybrid:.2f}</b>"
+    )

@@ -1,0 +1,118 @@
+"""Moving a slider draws a new picture, and the numbers under it are the closed form's."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+
+import ipywidgets
+import matplotlib.image
+import numpy as np
+import pytest
+import torch
+
+from flowrob import plots
+from flowrob.gaussian import GaussianFlow, best_case, worst_case
+from flowrob.widgets import Explorer, worst_case_explorer
+
+
+def shown(explorer: Explorer) -> list[str]:
+    """The numbers and words set in bold in the caption."""
+    return re.findall(r"<b>(.*?)</b>", explorer.caption.value)
+
+
+def picture(explorer: Explorer) -> np.ndarray:
+    return matplotlib.image.imread(io.BytesIO(explorer.image.value), format="png")
+
+
+def by_hand(degrees: float, condition: float, along: float, across: float):
+    """The density and the point, from the covariance itself, written out."""
+    c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    long, short = torch.tensor([c, s]).double(), torch.tensor([-s, c]).double()
+    covariance = 2.0 * torch.outer(long, long) + 2.0 / condition * torch.outer(short, short)
+    return GaussianFlow(torch.zeros(2), covariance), (along * long + across * short)[None]
+
+
+@pytest.fixture(scope="module")
+def explorer() -> Explorer:
+    return worst_case_explorer()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("degrees", 90), ("condition", 3.0), ("along", -2.0), ("across", 0.8), ("radius", 2.2)],
+)
+def test_each_slider_redraws_and_shows_the_closed_form(explorer, name: str, value: float):
+    before = explorer.image.value
+    explorer.sliders[name].value = value
+    assert explorer.image.value != before
+    values = {name: slider.value for name, slider in explorer.sliders.items()}
+    radius = values.pop("radius")
+    flow, x = by_hand(**values)
+    worst, best = worst_case(flow, x, radius), best_case(flow, x, radius)
+    numbers = [found.item() for found in (worst.drop, best.drop, worst.multiplier)]
+    assert [float(text) for text in shown(explorer)[:3]] == pytest.approx(numbers, abs=6e-4)
+
+
+def test_the_density_is_drawn_at_the_angle_set(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plots, "plane", lambda ax, *arrays, **options: drawn.append(arrays))
+    worst_case_explorer()
+    flow, x = by_hand(degrees=25, condition=10, along=1.5, across=0.3)
+    for array, expected in zip(drawn[0], (flow.mean, flow.covariance, x[0]), strict=False):
+        torch.testing.assert_close(array, expected)
+
+
+def test_a_point_on_the_long_axis_is_called_hard():
+    explorer = worst_case_explorer()
+    assert shown(explorer)[3] == "no"
+    explorer.sliders["across"].value = 0.0
+    assert shown(explorer)[3] == "yes: two optima"
+
+
+def test_the_best_step_may_stop_at_the_mean_inside_the_ball():
+    explorer = worst_case_explorer()
+    for name, value in {"along": 0.5, "across": 0.0, "radius": 3.0}.items():
+        explorer.sliders[name].value = value
+    assert float(shown(explorer)[1]) == pytest.approx(-0.5 * 0.5**2 / 2.0, abs=6e-4)
+
+
+def test_the_picture_is_a_png_with_content(explorer):
+    assert bytes(explorer.image.value[:4]) == b"\x89PNG"
+    pixels = picture(explorer)
+    assert pixels.shape[:2] == (440, 1000)
+    assert np.ptp(pixels[..., :3]) > 0.5
+
+
+def test_sliders_wait_until_they_are_let_go_and_all_are_on_show(explorer):
+    assert not any(slider.continuous_update for slider in explorer.sliders.values())
+    children = (explorer.image, explorer.caption, *explorer.sliders.values())
+    assert explorer.children == children
+    assert not any(isinstance(child, ipywidgets.Output) for child in children)
+
+
+def test_a_setting_once_seen_is_drawn_the_same_again():
+    explorer = worst_case_explorer()
+    first = explorer.image.value
+    explorer.sliders["radius"].value = 2.0
+    explorer.sliders["radius"].value = 1.0
+    assert explorer.image.value == first
+
+
+def test_the_text_twin_is_the_same_in_every_run(explorer):
+    assert repr(explorer) == "5 sliders and a picture: run this cell in JupyterLab"
+
+
+def test_an_explorer_hands_all_values_to_draw_by_name():
+    calls = []
+
+    def draw(figure, **values) -> str:
+        calls.append(values)
+        return "caption"
+
+    slider = ipywidgets.IntSlider(value=3)
+    explorer = Explorer(draw, {"k": slider}, figsize=(1, 1))
+    slider.value = 5
+    assert calls == [{"k": 3}, {"k": 5}]
+    assert explorer.caption.value == "caption"
