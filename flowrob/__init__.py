@@ -3,22 +3,27 @@
 The package follows the table of contents of "Adversarial Robustness of Flow-Based Generative
 Models" (Pope, Balaji, Feizi, AISTATS 2020); the section is in brackets.
 
-==================  ==============================================================================
-``gaussian``        the linear flow: density, exact worst-case, best-case, universal perturbation
-                    (3, 3.1, 3.3)
-``tradeoff``        adversarial training of the linear flow: growth, Theorem 3.2, frontier (3.2)
-``bijections``      ActNorm, InvertibleConv1x1, AffineCoupling, ...: x <-> z with log-det (2.1)
-``flows``           ``Flow``, ``glow()``, ``realnvp()``: the models as visible lists of bijections
-                    (2.1, 5)
-``attacks``         l_inf and l_2 balls, projected gradient ascent, noise baselines (2.2, 4)
-``training``        ``fit()``: one loop for clean, adversarial and hybrid training (4)
-``evaluation``      bits/dim, robustness tables (5)
-``data``            images in, dequantised tensors out
-``zoo``             weights that ship with the package, each with its recipe
-``paper``           the numbers the paper prints, with their source
-``plots``           takes arrays and an ``ax``, returns the ``ax``
-``widgets``         sliders for the notebooks, drawn with ``plots``
-==================  ==============================================================================
+==============  ==================================================================================
+``gaussian``    the linear flow: density, exact worst-case, best-case, universal perturbation
+                (3, 3.1, 3.3); ``linf``: the same question for the l_inf ball
+``tradeoff``    adversarial training of the linear flow: growth, Theorem 3.2, frontier (3.2);
+                ``sphere``: its closed forms where the truth is spherical
+``bijections``  ActNorm, InvertibleConv1x1, AffineCoupling, ...: x <-> z with log-det (2.1);
+                ``networks``: the conditioners inside the couplings
+``flows``       ``Flow``, ``glow()``, ``realnvp()``: the models as visible lists of bijections
+                (2.1, 5)
+``attacks``     lower and raise a likelihood, universal and linear attacks (2.2, 4); made of
+                ``ascent`` (projected gradient ascent), ``balls`` (l_inf, l_2), ``objectives``,
+                ``blackbox`` (Square, without gradients), ``pixels`` (attacks on 8-bit images)
+``training``    ``fit()``: one loop for clean, adversarial and hybrid training (4)
+``evaluation``  bits/dim, tables of robustness and detection, anatomy of an attack (5); its rows
+                are shown by ``tables``
+``data``        images in, dequantised tensors out
+``zoo``         weights that ship with the package, each with its recipe
+``paper``       the numbers the paper prints, with their source
+``plots``       takes arrays and an ``ax``, returns the ``ax``
+``widgets``     sliders for the notebooks, drawn with ``plots``
+==============  ==================================================================================
 
 Units: images are uint8, ``x = (u8 + u) / 256`` lies in [0, 1); the paper's epsilon counts grey
 levels, so ``radius = eps / 256``. Densities are per unit of x, in nats.
@@ -32,14 +37,23 @@ import os
 __version__ = "0.1.0"
 
 _MODULES = (
+    "ascent",
     "attacks",
+    "balls",
     "bijections",
+    "blackbox",
     "data",
     "evaluation",
     "flows",
     "gaussian",
+    "linf",
+    "networks",
+    "objectives",
     "paper",
+    "pixels",
     "plots",
+    "sphere",
+    "tables",
     "tradeoff",
     "training",
     "widgets",

@@ -187,7 +187,7 @@ def fit(
                 warm = min(1.0, (step + 1) / eps_warmup_steps) if eps_warmup_steps else 1.0
                 ball = LinfBall(warm * eps / 256)
                 attacked = lower_likelihood(
-                    flow.log_prob, x[:num_attacked], ball, num_steps=attack_steps
+                    flow.log_prob, x[:num_attacked], ball, num_steps=attack_steps, check=False
                 ).x
                 x = torch.cat((attacked, x[num_attacked:]))
             nll = bits_per_dim(flow.log_prob(x), flow.num_dims)

@@ -1,0 +1,150 @@
+"""Attacks on 8-bit images: dequantisation noise is part of the objective (4 and 5).
+
+A density of reals scores an image y of grey levels as p((y + u) / 256) with noise u in [0, 1). An
+attacker of the image does not choose u. So the attack here moves the grey levels y in [0, 255]
+against noise that is fixed, or halfway, or averaged over,
+
+    maximise  mean_k objective((y + u_k) / 256)   over   |y - image| <= eps,   0 <= y <= 255,
+
+and :func:`score_images` scores every row of a table, clean, noisy or attacked, with one and the
+same fresh noise. Real-valued y are the attacks of the literature; integer y (``quantize=True``) are
+images that could be saved as a file. In this module radii are in grey levels, values in nats.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from flowrob.ascent import Attack, Best, slices
+from flowrob.attacks import lower_likelihood, raise_likelihood
+from flowrob.balls import Ball, LinfBall, column
+from flowrob.data import dequantize
+from flowrob.objectives import Composite, Negative, Objective, Precise
+
+GOALS = {"lower": lower_likelihood, "raise": raise_likelihood}
+
+
+@dataclass(frozen=True)
+class OverNoise(Composite):
+    """y -> mean_k f((y + u_k) / 256), for a batch of grey levels y and noise u (K, batch, ...)."""
+
+    noise: Tensor
+
+    def samples(self, part: slice) -> OverNoise:
+        return replace(super().samples(part), noise=self.noise[:, part])
+
+    def __call__(self, y: Tensor) -> Tensor:
+        x = (y + self.noise.to(y)) / 256
+        return self.parts[0](x.flatten(0, 1)).reshape(x.shape[:2]).mean(0)
+
+
+def dequantization_noise(
+    images: Tensor, kind: str, generator: torch.Generator | None = None, num_draws: int = 8
+) -> Tensor:
+    """Noise u in [0, 1) for every image, shape (K, N, C, H, W).
+
+    Args:
+        images: (N, C, H, W); only shape and device matter.
+        kind: "fixed" (one draw), "midpoint" (u = 1/2, no randomness) or "expected" (``num_draws``
+            draws, to be averaged over; they stay the same for the whole attack).
+        generator: needed unless "midpoint".
+        num_draws: K of "expected".
+
+    Raises:
+        ValueError: unknown kind, or num_draws < 1.
+    """
+    if kind not in ("fixed", "midpoint", "expected"):
+        raise ValueError(f'noise must be "fixed", "midpoint" or "expected", got {kind!r}')
+    if num_draws < 1:
+        raise ValueError(f"num_draws must be at least 1, got {num_draws}")
+    if kind == "midpoint":
+        return torch.full((1, *images.shape), 0.5, device=images.device)
+    draws = num_draws if kind == "expected" else 1
+    black = torch.zeros(draws, *images.shape, dtype=torch.uint8, device=images.device)
+    return 256 * dequantize(black, generator)
+
+
+def attack_images(
+    log_prob: Objective,
+    images: Tensor,
+    eps: float,
+    *,
+    goal: str = "lower",
+    norm: type[Ball] = LinfBall,
+    noise: str = "fixed",
+    num_draws: int = 8,
+    quantize: bool = False,
+    batch_size: int | None = None,
+    generator: torch.Generator | None = None,
+    **options,
+) -> Attack:
+    """Attack 8-bit images in grey levels; the result is scored by :func:`score_images`.
+
+    Args:
+        log_prob: density of x in [0, 1]; maps (batch, C, H, W) to (batch,), nats per unit of x.
+        images: (N, C, H, W) uint8.
+        eps: radius in grey levels.
+        goal: "lower" (in-distribution attack) or "raise" (out-of-distribution attack).
+        norm: :class:`LinfBall` or :class:`L2Ball`.
+        noise: "fixed", "midpoint" or "expected": see :func:`dequantization_noise`.
+        num_draws: of "expected", which costs as many times more.
+        quantize: round the result to integers inside the ball and return uint8. Near-corner
+            solutions, as "lower" finds with l_inf, lose little.
+        batch_size: attack so many images at a time.
+        generator: draws the noise, then the random starts.
+        **options: of :func:`~flowrob.attacks.lower_likelihood`, and so of ``pgd`` or ``square``.
+
+    Returns:
+        An :class:`Attack` whose x holds grey levels: float in [0, 255], or uint8. Its values are
+        those of the attack's own noise: a little optimistic for the attacker.
+
+    Raises:
+        TypeError: images are not uint8.
+        ValueError: unknown goal or noise, or an l_inf radius below 1 with quantize.
+    """
+    if not isinstance(images, Tensor) or images.dtype != torch.uint8:
+        raise TypeError(f"images must be uint8, got {getattr(images, 'dtype', type(images))}")
+    if goal not in GOALS:
+        raise ValueError(f'goal must be "lower" or "raise", got {goal!r}')
+    if quantize and norm is LinfBall and 0 < eps < 1:
+        raise ValueError(f"eps={eps} grey levels hold no other 8-bit image; use eps >= 1")
+    draws = dequantization_noise(images, noise, generator, num_draws)
+    density, ball = OverNoise((log_prob,), draws), norm(float(eps))
+    y = images.to(draws)
+    options |= {"box": (0.0, 255.0), "batch_size": batch_size, "generator": generator}
+    found = GOALS[goal](density, y, ball, **options)
+    if not quantize:
+        return found
+    rounded = y + ball.round(found.x - y)
+    precise = Precise(Negative((density,)) if goal == "lower" else density)
+    parts = slices(len(y), batch_size)
+    value = torch.cat([precise(rounded[part], part) for part in parts])
+    kept = Best(y, found.start_value, keep_infinite=goal == "lower").better(value)
+    rounded = torch.where(column(kept, y), rounded, y)
+    value = torch.where(kept, value, found.start_value)
+    return replace(found, x=rounded.to(torch.uint8), value=value)
+
+
+def score_images(
+    log_prob: Objective, levels: Tensor, noise: Tensor, batch_size: int | None = None
+) -> Tensor:
+    """log p((y + u) / 256) of grey levels y under given noise u, in float64 where possible.
+
+    Draw ``noise`` once, independently of the attack, and score clean, noisy and attacked images
+    with it: their differences then owe nothing to its luck.
+
+    Args:
+        log_prob: density of x in [0, 1]; maps (batch, C, H, W) to (batch,), nats per unit of x.
+        levels: (N, C, H, W) grey levels, uint8 or float in [0, 255].
+        noise: u, (K, N, C, H, W), from :func:`dequantization_noise`; K draws are averaged over.
+        batch_size: score so many images at a time.
+
+    Returns:
+        (N,) nats; the dtype says in which precision they were computed.
+    """
+    density, y = OverNoise((log_prob,), noise), levels.to(noise)
+    precise = Precise(density)
+    return torch.cat([precise(y[part], part) for part in slices(len(y), batch_size)])
