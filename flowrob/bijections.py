@@ -130,9 +130,7 @@ class InvertibleConv1x1(Bijection):
     def __init__(self, num_channels: int, generator: torch.Generator | None = None):
         super().__init__()
         generator = generator or torch.Generator().manual_seed(0)
-        gaussian = torch.randn(
-            num_channels, num_channels, generator=generator, dtype=torch.float64
-        )
+        gaussian = torch.randn(num_channels, num_channels, generator=generator, dtype=torch.float64)
         permutation, lower, upper = torch.linalg.lu(torch.linalg.qr(gaussian).Q)
         diagonal = upper.diagonal()
         dtype = torch.get_default_dtype()
@@ -207,19 +205,31 @@ class Squeeze(Bijection):
 class _Coupling(Bijection):
     """What the couplings share: a conditioner's output h turned into (shift, log_scale).
 
-    log_scale = log(m + (1 - m) sigmoid(h + 2)) lies in (log m, 0): with ``min_scale`` m > 0 neither
-    the map nor its inverse can overflow, however absurd the input; m = 0 is Glow as published.
+    Glow:     log s = log(m + (1 - m) sigmoid(h + 2))    in (log m, 0), m = ``min_scale``
+    RealNVP:  log s = r tanh(h / r)                      in (-r, r),    r = ``log_range``
+
+    With m > 0, or finite r, one layer can scale no input by more than a known factor, however
+    absurd that input; m = 0 is Glow as published, and r = infinity the plain exponential s = e^h.
     """
 
-    def __init__(self, conditioner: nn.Module, min_scale: float = 0.01):
+    def __init__(
+        self, conditioner: nn.Module, min_scale: float = 0.01, log_range: float | None = None
+    ):
         super().__init__()
         if not 0.0 <= min_scale < 1.0:
             raise ValueError(f"min_scale must lie in [0, 1), got {min_scale}")
+        if log_range is not None and not log_range > 0.0:
+            raise ValueError(f"log_range must be positive, got {log_range}")
         self.conditioner = conditioner
         self.min_scale = min_scale
+        self.log_range = log_range
 
     def _shift_and_scale(self, condition: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         shift, h = self.conditioner(condition).chunk(2, dim=1)
+        if self.log_range is not None:
+            r = self.log_range
+            log_scale = h if r == math.inf else r * torch.tanh(h / r)
+            return shift, log_scale.exp(), log_scale
         if self.min_scale == 0.0:
             log_scale = F.logsigmoid(h + 2.0)
             return shift, log_scale.exp(), log_scale
@@ -239,11 +249,18 @@ class AffineCoupling(_Coupling):
     Args:
         conditioner: network from C/2 channels to C (first half shift t, second half h of s).
         flip: transform the first half given the second instead.
-        min_scale: lower bound of s, see the formula in the class above.
+        min_scale: lower bound m of s = m + (1 - m) sigmoid(h + 2); 0 is Glow as published.
+        log_range: if given, log s = r tanh(h / r) instead, with r = log_range (inf: log s = h).
     """
 
-    def __init__(self, conditioner: nn.Module, flip: bool = False, min_scale: float = 0.01):
-        super().__init__(conditioner, min_scale)
+    def __init__(
+        self,
+        conditioner: nn.Module,
+        flip: bool = False,
+        min_scale: float = 0.01,
+        log_range: float | None = None,
+    ):
+        super().__init__(conditioner, min_scale, log_range)
         self.flip = flip
 
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -282,11 +299,18 @@ class MaskedCoupling(_Coupling):
     Args:
         conditioner: network from C channels to 2C, or from n features to 2n.
         mask: zeros and ones, broadcastable to one input (without the batch dimension).
-        min_scale: lower bound of s.
+        min_scale: lower bound of s, as in :class:`AffineCoupling`.
+        log_range: if given, log s = r tanh(h / r) instead, with r = log_range.
     """
 
-    def __init__(self, conditioner: nn.Module, mask: Tensor, min_scale: float = 0.01):
-        super().__init__(conditioner, min_scale)
+    def __init__(
+        self,
+        conditioner: nn.Module,
+        mask: Tensor,
+        min_scale: float = 0.01,
+        log_range: float | None = None,
+    ):
+        super().__init__(conditioner, min_scale, log_range)
         if not bool(((mask == 0) | (mask == 1)).all()):
             raise ValueError(f"mask must hold only zeros and ones, got {mask.unique().tolist()}")
         self.register_buffer("mask", mask.to(torch.get_default_dtype()))
@@ -362,9 +386,7 @@ class Chain(Bijection):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         log_det = x.new_zeros(len(x))
         pending = None  # an ActNorm waiting to be folded into the convolution behind it
-        for bijection, following in zip(
-            self.bijections, [*self.bijections[1:], None], strict=True
-        ):
+        for bijection, following in zip(self.bijections, [*self.bijections[1:], None], strict=True):
             if isinstance(bijection, ActNorm) and isinstance(following, InvertibleConv1x1):
                 pending = bijection
                 continue
@@ -393,24 +415,28 @@ class MultiScale(Bijection):
     Source: RealNVP (Dinh et al. 2017), section 3.6.
 
     Args:
-        levels: bijections that begin by squeezing, so that level l works on half the resolution.
-        image_shape: (C, H, W); H and W must be divisible by 2^levels.
+        levels: chains, each with at most one :class:`Squeeze`: first in Glow, in the middle of a
+            level in RealNVP, whose last level has none.
+        image_shape: (C, H, W); H and W must be divisible by 2^(number of squeezes).
     """
 
     def __init__(self, levels: Iterable[Bijection], image_shape: tuple[int, int, int]):
         super().__init__()
         self.levels = nn.ModuleList(levels)
         channels, height, width = image_shape
-        factor = 2 ** len(self.levels)
+        squeezes = [any(isinstance(m, Squeeze) for m in level.modules()) for level in self.levels]
+        factor = 2 ** sum(squeezes)
         if height % factor or width % factor:
             raise ValueError(
                 f"image_shape {tuple(image_shape)}: height and width must be divisible by "
                 f"{factor} for {len(self.levels)} levels; resize the images or use fewer levels"
             )
         self.shapes = []  # of the latents that leave at each level
-        for level in range(1, len(self.levels) + 1):
-            height, width, last = height // 2, width // 2, level == len(self.levels)
-            channels = 4 * channels if last else 2 * channels
+        for level, squeeze in enumerate(squeezes, 1):
+            if squeeze:
+                channels, height, width = 4 * channels, height // 2, width // 2
+            if level < len(squeezes):
+                channels //= 2
             self.shapes.append((channels, height, width))
 
     def initialize(self, x: Tensor) -> Tensor:

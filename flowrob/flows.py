@@ -8,12 +8,13 @@ read the function and you have read the architecture; ``print(flow)`` draws it.
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowrob.bijections import (
@@ -22,9 +23,13 @@ from flowrob.bijections import (
     Bijection,
     Chain,
     InvertibleConv1x1,
+    Logit,
+    MaskedCoupling,
     MultiScale,
     Squeeze,
+    checkerboard,
 )
+from flowrob.networks import ResidualNet, ZeroConv2d, conv_net, mlp
 
 
 class Flow(nn.Module):
@@ -99,7 +104,16 @@ class Flow(nn.Module):
         return self.bijection(self._check(x))[0]
 
     def decode(self, z: Tensor) -> Tensor:
-        """The x whose latents are z."""
+        """The x whose latents are z.
+
+        Raises:
+            ValueError: z has not num_dims numbers per sample.
+        """
+        if math.prod(z.shape[1:]) != self.num_dims:
+            raise ValueError(
+                f"z must hold {self.num_dims} latents per sample, as encode(x) returns them, "
+                f"got shape {tuple(z.shape)}"
+            )
         return self.bijection.inverse(z)[0]
 
     def sample(
@@ -123,16 +137,22 @@ class Flow(nn.Module):
 
     def __repr__(self) -> str:
         shape = "x".join(map(str, self.event_shape))
-        head = f"Flow on {shape}: D = {self.num_dims:,}, {self.num_parameters:,} parameters"
-        levels = getattr(self.bijection, "levels", [self.bijection])
-        lines = [head]
-        for index, level in enumerate(levels, 1):
-            line = f"  level {index}: {_draw(level)}"
-            if len(levels) > 1:
-                latents = "x".join(map(str, self.bijection.shapes[index - 1]))
-                line += f" => {latents} latents"
-            lines.append(line)
-        return "\n".join(lines)
+        lines = [f"Flow on {shape}: D = {self.num_dims:,}, {self.num_parameters:,} parameters"]
+        parts = self.bijection if _holds_levels(self.bijection) else [self.bijection]
+        for part in parts:
+            if isinstance(part, MultiScale):
+                for index, (level, latents) in enumerate(
+                    zip(part.levels, part.shapes, strict=True), 1
+                ):
+                    out = "x".join(map(str, latents))
+                    lines.append(f"level {index}: {_draw(level)} => {out} latents")
+            else:
+                lines.append(_draw(part))
+        return "\n  ".join(lines)
+
+
+def _holds_levels(bijection: Bijection) -> bool:
+    return isinstance(bijection, Chain) and any(isinstance(b, MultiScale) for b in bijection)
 
 
 def standard_normal_log_prob(z: Tensor) -> Tensor:
@@ -161,39 +181,6 @@ def _draw(level: Bijection) -> str:
     return " -> ".join(parts)
 
 
-class ZeroConv2d(nn.Conv2d):
-    """A 3x3 convolution that starts at zero, with a learned gain: y = e^(3 g) (w * x + b).
-
-    Source: Glow (Kingma and Dhariwal 2018), section 3.3.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int):
-        super().__init__(in_channels, out_channels, 3, padding=1)
-        self.log_gain = nn.Parameter(torch.zeros(out_channels))
-        nn.init.zeros_(self.weight)
-        nn.init.zeros_(self.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        gain = (3.0 * self.log_gain).exp()
-        return F.conv2d(x, self.weight * gain[:, None, None, None], self.bias * gain, padding=1)
-
-
-def conv_net(
-    in_channels: int, out_channels: int, width: int, generator: torch.Generator
-) -> nn.Module:
-    """Glow's conditioner: 3x3 convolution, ReLU, 1x1, ReLU, zero-initialised 3x3."""
-    layers = [
-        nn.Conv2d(in_channels, width, 3, padding=1),
-        nn.ReLU(inplace=True),
-        nn.Conv2d(width, width, 1),
-        nn.ReLU(inplace=True),
-    ]
-    for layer in layers[::2]:
-        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
-        nn.init.zeros_(layer.bias)
-    return nn.Sequential(*layers, ZeroConv2d(width, out_channels))
-
-
 def glow(
     image_shape: tuple[int, int, int] = (3, 32, 32),
     num_levels: int = 3,
@@ -201,13 +188,15 @@ def glow(
     width: int = 64,
     *,
     min_scale: float = 0.01,
+    published_prior: bool = False,
     generator: torch.Generator | None = None,
 ) -> Flow:
     """Glow: per level a squeeze and K steps of ActNorm, 1x1 convolution and affine coupling.
 
     Source: Kingma and Dhariwal 2018; section 5 of the paper, which uses K = 32, L = 3, width 512
-    on CIFAR-10. Two deviations, both for numerical safety: coupling scales are bounded below by
-    ``min_scale``, and there is no ActNorm inside the conditioner.
+    on CIFAR-10. Three deviations, for numerical safety: coupling scales are bounded below by
+    ``min_scale``, the learned prior of the latents that leave has the couplings' bounded scale,
+    and there is no ActNorm inside the conditioner (it could be folded into the convolutions).
 
     Args:
         image_shape: (C, H, W), H and W divisible by 2^num_levels.
@@ -215,6 +204,8 @@ def glow(
         num_steps: K, flow steps per level.
         width: channels inside each conditioner.
         min_scale: lower bound of every coupling's scale; 0 is Glow as published.
+        published_prior: latents leave through log s = h, unbounded, and the last ones through one
+            more ActNorm (Glow's learned prior), as published.
         generator: draws the initial weights; default: seed 0.
 
     Returns:
@@ -225,6 +216,7 @@ def glow(
         ValueError: sizes that are not positive, or an image that cannot be halved L times.
     """
     _check_sizes(num_levels=num_levels, num_steps=num_steps, width=width)
+    _check_image_shape(image_shape)
     generator = generator or torch.Generator().manual_seed(0)
     config = _config("glow", glow, locals())
     channels, levels = image_shape[0], []
@@ -239,16 +231,223 @@ def glow(
                 AffineCoupling(conv_net(half, channels, width, generator), min_scale=min_scale),
             ]
         if level < num_levels:  # half of the channels leave, standardised by a learned prior
-            layers.append(AffineCoupling(ZeroConv2d(half, channels), min_scale=min_scale))
+            scale = {"log_range": math.inf} if published_prior else {"min_scale": min_scale}
+            layers.append(AffineCoupling(ZeroConv2d(half, channels), **scale))
             channels = half
+        elif published_prior:
+            layers.append(ActNorm(channels))
         levels.append(Chain(layers))
     return Flow(MultiScale(levels, image_shape), image_shape, config)
+
+
+def realnvp(
+    image_shape: tuple[int, int, int] = (3, 32, 32),
+    num_levels: int = 3,
+    width: int = 14,
+    num_blocks: int = 1,
+    *,
+    log_range: float = 2.0,
+    generator: torch.Generator | None = None,
+) -> Flow:
+    """RealNVP: logits; per level 3 checkerboard couplings, a squeeze, 3 channel-wise couplings.
+
+    Half of the channels leave after each level; the last level is 4 checkerboard couplings. The
+    conditioners' width doubles with every squeeze.
+
+    Source: Dinh et al. 2017, sections 3.4 to 3.6 and 4.1. Three deviations: ActNorm in front of
+    each coupling in place of batch norm behind it (a density that depends on the rest of the
+    batch cannot be attacked image by image), no batch norm inside the conditioner, and
+    log s = r tanh(h / r) with fixed r = ``log_range`` in place of a learned, unbounded one.
+
+    Args:
+        image_shape: (C, H, W), H and W divisible by 2^(num_levels - 1).
+        num_levels: L, the last one included.
+        width: channels inside the conditioners at full resolution.
+        num_blocks: residual blocks per conditioner.
+        log_range: bound r of every coupling's |log s|.
+        generator: draws the initial weights; default: seed 0.
+
+    Returns:
+        A :class:`Flow` on images in [0, 1]; initialise or train it as :func:`glow`.
+
+    Raises:
+        ValueError: sizes that are not positive, or an image that cannot be halved L - 1 times.
+    """
+    _check_sizes(num_levels=num_levels, width=width, num_blocks=num_blocks)
+    _check_image_shape(image_shape)
+    generator = generator or torch.Generator().manual_seed(0)
+    config = _config("realnvp", realnvp, locals())
+    (channels, height, width_px), levels = image_shape, []
+
+    def masked(parity: int) -> list[Bijection]:
+        net = ResidualNet(channels, 2 * channels, width, num_blocks, generator)
+        mask = checkerboard(height, width_px, parity)
+        return [ActNorm(channels), MaskedCoupling(net, mask, log_range=log_range)]
+
+    def channelwise(flip: bool) -> list[Bijection]:
+        net = ResidualNet(channels // 2, channels, width, num_blocks, generator)
+        return [ActNorm(channels), AffineCoupling(net, flip, log_range=log_range)]
+
+    for _ in range(num_levels - 1):
+        layers = [*masked(0), *masked(1), *masked(0), Squeeze()]
+        channels, height, width_px, width = 4 * channels, height // 2, width_px // 2, 2 * width
+        layers += [*channelwise(False), *channelwise(True), *channelwise(False)]
+        levels.append(Chain(layers))
+        channels //= 2
+    levels.append(Chain([*masked(0), *masked(1), *masked(0), *masked(1)]))
+    return Flow(Chain([Logit(), MultiScale(levels, image_shape)]), image_shape, config)
+
+
+def plane_flow(
+    num_steps: int = 8, width: int = 32, *, generator: torch.Generator | None = None
+) -> Flow:
+    """A flow on the plane, Glow's step for two numbers: ActNorm, 2x2 matrix, affine coupling.
+
+    One coordinate moves the other through a small smooth network; the matrix turns the plane in
+    between. Trains in seconds.
+
+    >>> plane_flow(num_steps=3, width=8)
+    Flow on 2: D = 2, 360 parameters
+      3 x [ActNorm -> InvertibleConv1x1 -> AffineCoupling]
+
+    Args:
+        num_steps: flow steps.
+        width: hidden units of each conditioner, 1 -> width -> width -> 2.
+        generator: draws the initial weights; default: seed 0.
+
+    Returns:
+        A :class:`Flow` on (batch, 2) points; call ``initialize(x)`` once on the data.
+
+    Raises:
+        ValueError: sizes that are not positive.
+    """
+    _check_sizes(num_steps=num_steps, width=width)
+    generator = generator or torch.Generator().manual_seed(0)
+    config = _config("plane_flow", plane_flow, locals())
+    layers: list[Bijection] = []
+    for _ in range(num_steps):
+        net = mlp(1, 2, width, generator)
+        layers += [ActNorm(2), InvertibleConv1x1(2, generator), AffineCoupling(net)]
+    return Flow(Chain(layers), (2,), config)
+
+
+#: The paper's models at their published sizes: name -> (builder, its arguments).
+PRESETS: dict[str, tuple[Callable[..., Flow], dict]] = {
+    "glow-cifar10": (
+        glow,
+        {
+            "image_shape": (3, 32, 32),
+            "num_levels": 3,
+            "num_steps": 32,
+            "width": 512,
+            "min_scale": 0.0,
+            "published_prior": True,
+        },
+    ),
+    "glow-64": (  # CelebA and LSUN; four levels, as Kingma and Dhariwal use at 64 x 64
+        glow,
+        {
+            "image_shape": (3, 64, 64),
+            "num_levels": 4,
+            "num_steps": 48,
+            "width": 512,
+            "min_scale": 0.0,
+            "published_prior": True,
+        },
+    ),
+    "realnvp-cifar10": (  # section 4.1: 8 residual blocks, 64 feature maps, downscaled once
+        realnvp,
+        {"image_shape": (3, 32, 32), "num_levels": 2, "width": 64, "num_blocks": 8},
+    ),
+    "realnvp-64": (  # section 4.1: 2 residual blocks, 32 maps, down to a last level of 4 x 4
+        realnvp,
+        {"image_shape": (3, 64, 64), "num_levels": 5, "width": 32, "num_blocks": 2},
+    ),
+}
+
+
+def preset(name: str) -> Flow:
+    """One of the paper's models at its published size, untrained.
+
+    Args:
+        name: a key of :data:`PRESETS`.
+
+    Raises:
+        ValueError: no such preset.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"no preset {name!r}: choose one of {sorted(PRESETS)}")
+    builder, arguments = PRESETS[name]
+    return builder(**arguments)
+
+
+@dataclass(frozen=True)
+class Invertibility:
+    """How well a flow can be inverted in floating point; the result of :func:`invertibility`.
+
+    Attributes:
+        float32: max |x - decode(encode(x))| over all inputs, computed in single precision.
+        float64: the same in double precision.
+        conditions: condition number of each 1x1 convolution, by its name in the flow.
+    """
+
+    float32: float
+    float64: float
+    conditions: dict[str, float]
+
+    def __repr__(self) -> str:
+        lines = [
+            "max |x - decode(encode(x))|",
+            f"  float32: {self.float32:.1e}",
+            f"  float64: {self.float64:.1e}",
+        ]
+        if self.conditions:
+            worst = max(self.conditions, key=self.conditions.get)
+            values = torch.tensor(list(self.conditions.values()))
+            lines.append(
+                f"condition of {len(values)} 1x1 convolutions: median {values.median():.1f}, "
+                f"max {values.max():.1f} ({worst})"
+            )
+        return "\n".join(lines)
+
+
+def invertibility(flow: Flow, x: Tensor) -> Invertibility:
+    """Round-trip error of ``flow`` on ``x`` in both precisions, and its matrices' conditions.
+
+    Measure it where you mean to invert: a flow that inverts its training data to the last digits
+    may lose every digit on inputs far from them, where its scales reach their bounds.
+
+    Args:
+        flow: any flow of this module; it is copied, not changed.
+        x: (batch, *event_shape), floating point.
+
+    Returns:
+        An :class:`Invertibility`. An error that is not finite is reported as infinity.
+    """
+    errors = []
+    with torch.no_grad():
+        for dtype in (torch.float32, torch.float64):
+            model, y = copy.deepcopy(flow).to(dtype), x.to(dtype)
+            error = (y - model.decode(model.encode(y))).abs()
+            errors.append(float(error.nan_to_num(nan=math.inf).max()))
+        conditions = {
+            name: float(torch.linalg.cond(module.matrix().double()))
+            for name, module in flow.named_modules()
+            if isinstance(module, InvertibleConv1x1)
+        }
+    return Invertibility(*errors, conditions)
 
 
 def _check_sizes(**sizes: int) -> None:
     for name, value in sizes.items():
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} must be a positive integer, got {value!r}")
+
+
+def _check_image_shape(image_shape: tuple[int, int, int]) -> None:
+    sizes = tuple(image_shape) if isinstance(image_shape, tuple | list) else (image_shape,)
+    if len(sizes) != 3 or not all(isinstance(n, int) and n > 0 for n in sizes):
+        raise ValueError(f"image_shape must be (channels, height, width), got {image_shape!r}")
 
 
 def _config(kind: str, function: Callable[..., Flow], arguments: dict) -> dict:
