@@ -7,9 +7,12 @@ closed form or a bound.
 
 from __future__ import annotations
 
+import itertools
+
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 DATA, ATTACK, NOISE, THEORY = "#2b6cb0", "#c0392b", "#7f8c8d", "#1a1a1a"
@@ -150,9 +153,7 @@ def curves(ax: Axes, x, lines, *, xlabel: str, ylabel: str, log: str = "") -> Ax
         ax.set_xscale("log")
     if "y" in log:
         ax.set_yscale("log")
-        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        ax.yaxis.set_major_formatter("{x:g}")
-        ax.yaxis.set_minor_formatter(NullFormatter())
+        _plain_log_ticks(ax.yaxis)
     return ax
 
 
@@ -189,12 +190,12 @@ def gaps(ax: Axes, groups: dict, floor: float = 1e-15) -> Axes:
 
 def cloud(ax: Axes, points, color) -> Axes:
     """Points (N, 2) of a sample, small enough to lie under level sets and arrows."""
-    ax.plot(*_numpy(points).T, ".", color=color, ms=4, mew=0, alpha=0.4, zorder=0.8)
+    ax.plot(*_numpy(points).T, ".", color=color, ms=5, mew=0, alpha=0.5, zorder=0.8)
     return ax
 
 
 def bars_and_theory(ax: Axes, labels, parts, theory, *, ylabel: str) -> Axes:
-    """Measured bars, parts (label, values, colour), and a tick at each one's theory (parts, labels)."""
+    """Measured bars, parts (label, values, colour), and ticks where theory (parts, labels) is."""
     stacked_bars(ax, labels, parts, ylabel=ylabel)
     for bars, expected in zip(ax.containers, _numpy(theory), strict=True):
         middle = [bar.get_x() + bar.get_width() / 2 for bar in bars]
@@ -209,7 +210,8 @@ def water(ax: Axes, before, after) -> Axes:
     ax.bar(place, before, width, color=DATA, label="eigenvalues")
     ax.bar(place, after - before, width, bottom=before, color="#90cdf4", label="water")
     ax.axhline(after.min(), color=THEORY, lw=1.0, ls="--", label="level")
-    ax.set(xlabel="eigenvalue, smallest first", ylabel="variance", xlim=(0.4, len(before) + 0.6))
+    ax.set(xlabel="eigenvalue, smallest first", ylabel="variance")
+    ax.set(xlim=(0.4, len(before) + 0.6), ylim=(0, 1.06 * after.max()))
     if len(before) < 20:
         ax.set_xticks(place)
     ax.grid(axis="x", visible=False)
@@ -219,7 +221,7 @@ def water(ax: Axes, before, after) -> Axes:
 # Deep flows: images under attack, and the curves behind the tables (Sections 4 and 5) ---
 
 
-def before_after(ax: Axes, groups: dict, colors=(DATA, NOISE, ATTACK)) -> Axes:
+def before_after(ax: Axes, groups: dict, colors=(DATA, NOISE, ATTACK), log: bool = False) -> Axes:
     """One row of marks per group (label -> one value per image), with a bar at its median."""
     for row, ((_, values), color) in enumerate(zip(groups.items(), colors, strict=False)):
         values = _numpy(values)
@@ -229,7 +231,17 @@ def before_after(ax: Axes, groups: dict, colors=(DATA, NOISE, ATTACK)) -> Axes:
     ax.set_yticks(range(len(groups)), list(groups))
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
+    if log:
+        ax.set_xscale("log")
+        _plain_log_ticks(ax.xaxis)
     return ax
+
+
+def _plain_log_ticks(axis) -> None:
+    """Ticks at 1, 2, 5 times powers of ten, written as plain numbers."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def attacked_rows(axes, rows: dict, values: dict, columns: int = 8) -> None:
@@ -309,7 +321,7 @@ def exchange(ax: Axes, frontier, paths=(), xlim=None) -> Axes:
     ax.plot(*best, color=THEORY, lw=1.4, zorder=1.5)
     ax.fill_between(*best, 1e-9, color="#e2e8f0", lw=0, zorder=0.5)
     for label, (drop, sensitivity), color, style in paths:
-        ax.plot(_numpy(drop), _numpy(sensitivity), style, color=color, label=label, ms=6, lw=1.4)
+        ax.plot(_numpy(drop), _numpy(sensitivity), style, color=color, label=label, ms=6, lw=1.0)
     ax.set(xlabel="natural drop (nats)", ylabel="sensitivity (nats)", yscale="log", xlim=xlim)
     ax.set_ylim(0.8 * best[1][best[0] <= (xlim[1] if xlim else np.inf)].min(), 1.3 * best[1].max())
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -325,4 +337,45 @@ def rounds_needed(ax: Axes, x, lines, *, xlabel: str) -> Axes:
         ax.plot(_numpy(x), heights, style, color=color, label=label, drawstyle="steps-mid", lw=1.8)
     ax.set(xlabel=xlabel, ylabel="rounds needed")
     ax.yaxis.set_major_locator(MaxNLocator(integer=True))
+    return ax
+
+
+# A flow, piece by piece: maps, densities in the plane and the field of worst steps (2.1) ---
+
+
+def strips(ax: Axes, x, density, edges) -> Axes:
+    """A density on the line, cut at ``edges`` (ascending) into strips of alternating shade."""
+    x, density, edges = _numpy(x), _numpy(density), _numpy(edges)
+    for k, (left, right) in enumerate(itertools.pairwise(edges)):
+        inside = np.concatenate([[left], x[(x > left) & (x < right)], [right]])
+        height = np.interp(inside, x, density)
+        ax.fill_between(inside, height, color="#90cdf4" if k % 2 else DATA, lw=0)
+    ax.plot(x, density, color=THEORY, lw=1.4)
+    return ax
+
+
+def lines_in_plane(ax: Axes, lines) -> Axes:
+    """Lines (count, points, 2), the first half of them blue and the second amber."""
+    lines = _numpy(lines)
+    for k, line in enumerate(lines):
+        ax.plot(*line.T, color=DATA if k < len(lines) / 2 else RAISE, lw=1.1)
+    ax.grid(visible=False)
+    return ax
+
+
+def density(ax: Axes, x1, x2, values) -> Axes:
+    """A density in the plane, values (len(x1), len(x2)) on a regular grid: the darker, the more."""
+    (left, right), (bottom, top) = (_numpy(x)[[0, -1]] for x in (x1, x2))
+    shades = LinearSegmentedColormap.from_list("density", ["white", "#90cdf4", "#1a365d"])
+    image = {"origin": "lower", "extent": (left, right, bottom, top), "interpolation": "bilinear"}
+    ax.imshow(_numpy(values).T, cmap=shades, vmin=0.0, **image)
+    ax.set(xlabel="$x_1$", ylabel="$x_2$")
+    ax.grid(visible=False)
+    return ax
+
+
+def field(ax: Axes, points, steps, color) -> Axes:
+    """One arrow per point (N, 2), from the point to where its step (N, 2) ends."""
+    arrow = {"angles": "xy", "scale_units": "xy", "scale": 1, "width": 0.0022, "zorder": 4}
+    ax.quiver(*_numpy(points).T, *_numpy(steps).T, color=color, **arrow)
     return ax

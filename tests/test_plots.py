@@ -150,3 +150,68 @@ def test_water_stands_on_the_eigenvalues_and_reaches_its_level(ax, count: int):
     tops = [bar.get_y() + bar.get_height() for bar in filled]
     np.testing.assert_allclose(tops, after, rtol=1e-6)
     np.testing.assert_allclose(ax.lines[0].get_ydata(), 0.7, rtol=1e-6)
+
+
+def test_rounds_are_counted_from_0(ax):
+    plots.by_round(ax, [("v", torch.tensor([1.0, 2.0, 4.0]), plots.DATA, "o-")], ylabel="v")
+    np.testing.assert_array_equal(ax.lines[0].get_xydata(), [[0, 1], [1, 2], [2, 4]])
+    assert ax.get_yscale() == "log" and all(tick % 1 == 0 for tick in ax.get_xticks())
+
+
+def test_the_exchange_has_its_paths_and_shades_what_is_below_the_frontier(ax):
+    frontier = torch.tensor([0.0, 1.0, 4.0]), torch.tensor([8.0, 2.0, 0.5])
+    path = ("(a)", (torch.tensor([0.0, 2.0]), torch.tensor([8.0, 1.5])), plots.ATTACK, "o-")
+    lines = drawn(plots.exchange(ax, frontier, [path], xlim=(0, 2)))
+    np.testing.assert_array_equal(ax.lines[0].get_xydata(), torch.stack(frontier, dim=1))
+    np.testing.assert_array_equal(lines["(a)"], [[0.0, 8.0], [2.0, 1.5]])
+    (shade,) = ax.collections
+    assert shade.get_paths()[0].contains_point((1.0, 1.9))
+    assert not shade.get_paths()[0].contains_point((1.0, 2.1))
+    assert ax.get_xlim() == (0, 2) and ax.get_ylim() == pytest.approx((0.8 * 2.0, 1.3 * 8.0))
+
+
+def test_stairs_end_where_no_number_of_rounds_suffices(ax):
+    x = np.array([1.0, 2.0, 3.0])
+    plots.rounds_needed(ax, x, [("(d)", [None, 1, 0], plots.ATTACK, "-")], xlabel="Delta")
+    np.testing.assert_array_equal(ax.lines[0].get_ydata(), [np.nan, 1.0, 0.0])
+    assert ax.lines[0].get_drawstyle() == "steps-mid"
+
+
+def test_each_procedure_has_a_colour_and_a_style_of_its_own():
+    for table in (plots.PROCEDURE, plots.PROCEDURE_STYLE):
+        assert list(table) == list("abcd") and len(set(table.values())) == 4
+
+
+def test_strips_follow_the_density_between_their_edges(ax):
+    x = np.linspace(0.0, 4.0, 41)
+    plots.strips(ax, x, 2.0 * x, [0.5, 1.0, 3.05])
+    boxes = [c.get_paths()[0].get_extents() for c in ax.collections]
+    np.testing.assert_allclose([(b.x0, b.x1) for b in boxes], [(0.5, 1.0), (1.0, 3.05)])
+    np.testing.assert_allclose([(b.y0, b.y1) for b in boxes], [(0.0, 2.0), (0.0, 6.1)])
+    shades = {tuple(c.get_facecolor()[0]) for c in ax.collections}
+    assert len(shades) == 2
+    np.testing.assert_allclose(ax.lines[0].get_xydata(), np.stack([x, 2.0 * x], axis=1))
+
+
+def test_lines_in_the_plane_are_drawn_half_in_each_colour(ax):
+    lines = torch.randn(6, 5, 2, generator=torch.Generator().manual_seed(0))
+    plots.lines_in_plane(ax, lines)
+    np.testing.assert_array_equal([line.get_xydata() for line in ax.lines], lines)
+    assert [line.get_color() for line in ax.lines] == [plots.DATA] * 3 + [plots.RAISE] * 3
+
+
+def test_a_density_in_the_plane_lies_where_its_grid_says(ax):
+    x1, x2 = torch.linspace(-1, 3, 5), torch.linspace(0, 1, 3)
+    values = torch.arange(15.0).reshape(5, 3)
+    (shown,) = plots.density(ax, x1, x2, values).images
+    np.testing.assert_array_equal(shown.get_array(), values.T)  # rows are x2, from the bottom up
+    assert (shown.origin, shown.get_extent()) == ("lower", [-1, 3, 0, 1])
+    assert shown.get_clim() == (0.0, 14.0)
+
+
+def test_a_field_draws_every_step_at_its_true_length(ax):
+    points, steps = torch.randn(2, 7, 2, generator=torch.Generator().manual_seed(0))
+    (quiver,) = plots.field(ax, points, steps, plots.ATTACK).collections
+    np.testing.assert_array_equal(quiver.XY, points)
+    np.testing.assert_array_equal(np.stack([quiver.U, quiver.V], axis=1), steps)
+    assert (quiver.angles, quiver.scale, quiver.scale_units) == ("xy", 1, "xy")

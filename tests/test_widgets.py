@@ -14,7 +14,7 @@ import torch
 
 from flowrob import plots
 from flowrob.gaussian import GaussianFlow, best_case, worst_case
-from flowrob.widgets import Explorer, worst_case_explorer
+from flowrob.widgets import Explorer, trade_off_explorer, worst_case_explorer
 
 
 def shown(explorer: Explorer) -> list[str]:
@@ -116,3 +116,46 @@ def test_an_explorer_hands_all_values_to_draw_by_name():
     slider.value = 5
     assert calls == [{"k": 3}, {"k": 5}]
     assert explorer.caption.value == "caption"
+
+
+def trained_by_hand(eps: float, rounds: int, procedure: str, clean_share: float = 0.0) -> float:
+    """The variance after training, written out."""
+    e, kappa, v = eps, math.sqrt(2) * math.gamma(5.5) / math.gamma(5), 1.0
+    for k in range(1, rounds + 1):
+        attacked = {
+            "a": v * (1 + (2 * e * kappa + e**2) / 10),
+            "b": v + (2 * e * kappa * math.sqrt(v) + e**2) / 10,
+            "c": 1 + (2 * k * e * kappa + (k * e) ** 2) / 10,
+            "d": 1 + (2 * e * kappa + e**2) / 10,
+        }[procedure]
+        v = clean_share + (1 - clean_share) * attacked
+    return v
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("eps", 2.5), ("rounds", 7), ("procedure", "b"), ("procedure", "c"), ("procedure", "d")],
+)
+def test_the_trade_off_explorer_shows_the_closed_form(name: str, value: float | str):
+    explorer = trade_off_explorer()
+    before = explorer.image.value
+    explorer.sliders[name].value = value
+    assert explorer.image.value != before
+    eps, rounds, procedure = (slider.value for slider in explorer.sliders.values())
+    v = trained_by_hand(eps, rounds, procedure)
+    hybrid = trained_by_hand(eps, rounds, procedure, clean_share=0.5)
+    drop = 5 * (math.log(v) + 1 / v - 1)
+    sensitivity = 10 * (trained_by_hand(eps, 1, "d") - 1) / (2 * v)
+    assert [float(text) for text in shown(explorer)] == pytest.approx(
+        [v, drop, sensitivity, hybrid], abs=6e-3
+    )
+
+
+@pytest.mark.parametrize("rounds", [0, 10])
+@pytest.mark.parametrize("eps", [0.1, 3.0])
+def test_the_trade_off_explorer_draws_at_the_ends_of_its_sliders(eps: float, rounds: int):
+    explorer = trade_off_explorer()
+    explorer.sliders["eps"].value, explorer.sliders["rounds"].value = eps, rounds
+    assert not any(slider.continuous_update for slider in explorer.sliders.values())
+    assert np.ptp(picture(explorer)[..., :3]) > 0.5
+    assert (float(shown(explorer)[0]) == 1.0) == (rounds == 0)

@@ -1,0 +1,46 @@
+"""Draw the README's figure: one photograph per eps under attack, and the NLL over eps.
+
+python docs/build_figure.py        writes docs/figure.png
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import torch
+
+from flowrob import data, plots, zoo
+from flowrob.evaluation import gibbs_floor, robustness_table
+
+EPS = (0, 1, 2, 4, 8)
+
+
+def main() -> None:
+    plots.use_style()
+    flow = zoo.load("glow-photos-clean")
+    images = data.load("photos", split="test", limit=48)
+    generator = torch.Generator().manual_seed(0)
+    table = robustness_table(flow.log_prob, images, EPS, generator=generator)
+    rows = ["clean"] + ["attacked"] * 4
+    values = [table.values["model", e, row] for e, row in zip(EPS, rows, strict=True)]
+    noise = [values[0]] + [table.values["model", e, "noise"] for e in EPS[1:]]
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(11, 3.9), width_ratios=(1.15, 1), constrained_layout=True
+    )
+    chosen = values[0].argsort()[4::8][:5]
+    pictures = [table.images["model", e, row][chosen] for e, row in zip(EPS, rows, strict=True)]
+    sheet = torch.stack(pictures, 1).flatten(0, 1) / 255
+    plots.image_grid(left, sheet, columns=5, title="eps = 0, 1, 2, 4, 8 grey levels of 256")
+    lines = [
+        ("attacked, mean", torch.stack([v.mean() for v in values]), plots.ATTACK, "o-"),
+        ("attacked, median", torch.stack([v.median() for v in values]), plots.ATTACK, "o--"),
+        ("uniform noise, mean", torch.stack([v.mean() for v in noise]), plots.NOISE, "s-"),
+    ]
+    plots.nll_against_eps(right, EPS, lines, [gibbs_floor(e) for e in EPS])
+    right.set_title("Glow on photographs it never saw")
+    figure.savefig(Path(__file__).with_name("figure.png"), dpi=110)
+
+
+if __name__ == "__main__":
+    main()
