@@ -266,7 +266,8 @@ ENTRIES = (
         "Section 3.3, the remark on training",
         "adversarial training does not help against a universal perturbation",
         "true if all points take the same one of the two equally good signs. With a random sign "
-        "per point, or the minimax model (water-filling), it does help",
+        "per point, or the minimax model (water-filling), it does help (repeated random-sign "
+        "rounds oscillate unless damped: notebook 03)",
         "λ = (0.1, 0.5, 1, 2), ε = 0.8, drop by the next universal attack: {clean:.2f} nats "
         "before; after training {one:.2f} (one sign), {random:.2f} (random sign), {minimax:.3f} "
         "(minimax)",
