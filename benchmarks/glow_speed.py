@@ -25,6 +25,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+from record import record
 from torch import Tensor, nn
 
 from flowrob.flows import ZeroConv2d, glow
@@ -143,6 +144,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--json", type=Path, help="also write the figures there")
     options = parser.parse_args()
+    started = time.perf_counter()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     x = torch.rand(options.batch, 3, 32, 32)
@@ -171,8 +173,9 @@ def main() -> None:
         cells = [f"{of[job]:.0f} ms ({of[job] / base[job]:.2f}x)" for job in base]
         print(f"| {name} | " + " | ".join(cells) + " |")
     if options.json:
-        content = {"milliseconds": best, "settings": {**vars(options), "json": None}}
-        content["settings"]["torch"] = torch.__version__
+        settings = {key: value for key, value in vars(options).items() if key != "json"}
+        content = record(started, ("torch", "normflows"))
+        content |= {"settings": settings, "milliseconds": best}
         options.json.write_text(json.dumps(content, indent=1) + "\n")
 
 

@@ -24,8 +24,8 @@ any unit vector of that eigenspace: two optima, or a sphere of them where lam_1 
 
 Why a Newton iteration of our own, and not `scipy.optimize.elementwise.find_root`: it takes 2 to 4
 steps on most points where the bracketing solver takes 5 to 8, and 40 against 94 at the edge of the
-hard case; the whole attack, flow and matrix products included, is 1.3 times as fast at n = 1000 and
-3.7 times at n = 10 (benchmarks/worst_case.py); and the points stay on their device.
+hard case. The whole attack is 3.5 times as fast at n = 10, and 1.2 times at n = 1000, where matrix
+products dominate (benchmarks/worst_case.py). And the points stay on their device.
 """
 
 from __future__ import annotations
@@ -110,7 +110,6 @@ class GaussianFlow(torch.nn.Module):
 
         Source: Section 3. (The paper prints 1/N in K twice.) The eigenvalues are squared singular
         values of the centred data: K itself, once rounded, has lost the small ones.
-
         Args: x, points of shape (N, n) or (N, ...); ridge, a variance in units of x^2.
         Raises: ValueError if K is singular: N <= n, or constant or dependent features.
         """
@@ -137,15 +136,14 @@ class GaussianFlow(torch.nn.Module):
         return cls.from_eigen(mean, variances + ridge, rows.T)
 
     def _set(self, mean: Tensor, covariance: Tensor, eigenvalues: Tensor, vectors: Tensor) -> None:
-        largest = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))
-        vectors = vectors * largest.sign()  # the same U on every machine
+        largest = vectors.abs().argmax(0, keepdim=True)
+        vectors = vectors * vectors.gather(0, largest).sign()  # the same U on every machine
         self.register_buffer("mean", mean.detach().to(torch.float64, copy=True))
         self.register_buffer("covariance", covariance.detach())
         self.register_buffer("eigenvalues", eigenvalues.detach())
         self.register_buffer("eigenvectors", vectors.detach().contiguous())
 
-    def _apply(self, fn, recurse=True):
-        """Follow `.to(device)`, but never leave float64."""
+    def _apply(self, fn, recurse=True):  # follow .to(device), but never leave float64
         return super()._apply(lambda tensor: tensor.to(fn(tensor.new_empty(0)).device), recurse)
 
     def _flat(self, x: Tensor, name: str = "x") -> Tensor:
@@ -267,8 +265,7 @@ def _extreme(flow, x, radius, *, best: bool, generator: Generator | None) -> Per
     points = flow._flat(x)
     lam, mean, (count, n) = flow.eigenvalues, flow.mean, points.shape
     radius = _radius(radius, count, lam.device)
-    sign = -1.0 if best else 1.0
-    s = lam[0] / lam
+    sign, s = -1.0 if best else 1.0, lam[0] / lam
     w = s if best else (lam - lam[0]) / lam
     bottom = 0 if best else int((w <= 8 * EPS).sum())  # multiplicity of lam_1: the hard case's room
     to_b = (flow.eigenvectors * s).T

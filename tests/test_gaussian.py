@@ -221,6 +221,10 @@ def test_hard_case_survives_a_rotation_and_an_offset():
     assert worst.drop[0].item() == pytest.approx(13 / 24, rel=1e-13)
     assert worst.drop[1].item() == pytest.approx((8 + 0.5) / 4, rel=1e-13)
     assert worst.drop[2].item() == pytest.approx(13 / 24 + 1e-9 * math.sqrt(8) / 3, rel=1e-13)
+    # far from the origin x itself is rounded to 1e-10, and so is its part along u_1
+    far = GaussianFlow.from_eigen([5e6, -3e6, 2e6], [1.0, 4.0, 9.0], orthogonal(3))
+    worst = worst_case(far, far.mean[None] + far.eigenvectors[:, 1], 1.0)
+    assert worst.hard_case.item() and worst.drop.item() == pytest.approx(13 / 24, rel=1e-8)
 
 
 def test_hard_case_direction_is_deterministic_or_drawn():
@@ -240,6 +244,19 @@ def test_hard_case_direction_is_deterministic_or_drawn():
     assert side.mean(0).abs().max() < 5 * math.sqrt(1 / 3 / 4000)
     moment = side.T @ side / 4000 - torch.eye(3, dtype=torch.float64) / 3
     assert moment.abs().max() < 5 * math.sqrt(4 / 45 / 4000)
+
+
+def test_a_side_that_is_rounding_error_still_counts_where_it_changes_the_drop():
+    """|x - mu| is 10^6 radii, so a_1 = -1e-15 |x - mu| is worth 2e-9 of the drop."""
+    flow, a, radius = diagonal_flow([1e-12, 1.0]), [-1e-15, 1.0], 1e-6
+    x = torch.tensor([a], dtype=torch.float64)
+    worst = worst_case(flow, x, radius)
+    assert worst.hard_case.item() and worst.delta[0, 0] < 0
+    with mp.workdps(DIGITS):
+        assert relative(worst.drop, mp_worst([1e-12, 1.0], a, radius)[0]) < 5e-14
+    drawn = worst_case(flow, x.expand(100, -1), radius, generator=generator())
+    assert 30 < (drawn.delta[:, 0] > 0).sum() < 70  # to x's own precision, either side will do
+    torch.testing.assert_close(drawn.drop, worst.drop.expand(100), rtol=1e-8, atol=0)
 
 
 def test_generator_changes_only_hard_points():
