@@ -184,7 +184,8 @@ def main() -> None:
     print(table(results))
     if arguments.json:
         content = record(started, ("torch", "numpy", "scipy"))
-        content["machine"] |= {key: machine[key] for key in ("load", "threads", "clock")}
+        content["machine"] |= {key: machine[key] for key in ("threads", "clock")}
+        content["machine"]["load"] = round(machine["load"], 1)
         with open(arguments.json, "w") as file:
             json.dump(content | {"results": results}, file, indent=1)
 

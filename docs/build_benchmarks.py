@@ -59,7 +59,9 @@ question here is what happens to somebody who tries.
 READ_NAIVE = """
 A density of x in [0, 1] is no probability: log p of a photograph is thousands of nats *above* 0.
 The softmax of (log p, -log p) is then exactly (1, 0) in floating point, its cross-entropy exactly 0
-and so is every gradient. One column of logits has a softmax of 1 whatever the model says.
+and so is every gradient. One column of logits has a softmax of 1 whatever the model says. *Shifted*
+logits (below) cure the gradient, but count every image as misclassified from the start, which APGD
+takes for a success that needs no attack.
 """
 
 
@@ -109,9 +111,10 @@ def section_libraries(run: dict) -> str:
 
     every = [row["results"][e] for row in ran for e in eps]
     outside = max(max(r["outside_ball"] / 256, r["outside_box"]) for r in every)
-    others = [row for row in tried if row["library"] != "flowrob"]
-    spoke = sum(bool(r.get("said")) for row in others for r in row["results"].values())
-    gradients = sorted({r["gradients"] for r in every})
+    theirs = [row["results"][e] for row in ran if row["library"] != "flowrob" for e in eps]
+    dead = [r for r in theirs if r["live_gradients"] == 0]
+    spoke = sum(bool(r["said"]) for r in theirs)
+    gradients = sorted({r["gradients"] for r in every} - {0})
     targeted = [row for row in ran if "targeted" in row["way"]]
     parts = [
         LIBRARIES,
@@ -124,7 +127,7 @@ def section_libraries(run: dict) -> str:
         READ_NAIVE.strip(),
         "### With glue",
         "Bits/dim reached, mean / median; higher is a better attack. *Lines* counts the code of "
-        "that way, imports and the seven lines of a `Logits` module included. *Best iterate lost*: "
+        "that way, imports and the `Logits` module included. *Best iterate lost*: "
         f"the mean bits/dim between the worst point that the attack saw at eps {eps[-1]} and the "
         "one that it returned.",
         markdown(reached),
@@ -141,17 +144,16 @@ def section_libraries(run: dict) -> str:
         "### What each one enforces, keeps and says",
         markdown(facts),
         "The last column is measured, the others are read in the source of the versions below "
-        f"(autoattack: in its repository). All {len(every)} runs stayed inside ball and box to "
-        f"{outside:.0e}. In the {sum(len(row['results']) for row in others)} attempts with the "
-        f"other libraries, {spoke} warned of anything by warning, log or print, other than by an "
-        "exception.",
+        f"(autoattack: in its repository). No run left the ball or the box by more than "
+        f"{outside:.1g}. Of the {len(theirs)} runs in which another library returned images, "
+        f"{len(dead)} had a zero gradient at every step or made none, and {spoke} of all said "
+        "anything, by warning, log or print.",
     ]
     if missing:
         names = ", ".join(missing)
         parts.append(
-            f"Not installed in this run: {names}. AutoAttack is not on PyPI (its documentation "
-            "installs it from its repository); its losses are chosen by name and it keeps only "
-            "images that change class, as the APGD that torchattacks has of it."
+            f"Not installed in this run: {names}. (AutoAttack is not on PyPI: its documentation "
+            "installs it from its repository. torchattacks has its APGD.)"
         )
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
 
@@ -165,12 +167,23 @@ def comparison(ran: list[dict], eps: list[str]) -> str:
             mean = max(r["results"][e]["mean"] for r in ran if r["library"] == library)
             best.setdefault(library, []).append(f"{100 * mean / ours[e]['mean']:.1f}%")
     shares = "; ".join(f"{library} {' and '.join(of)}" for library, of in best.items())
+    same = [r["results"][eps[-1]]["mean"] for r in ran if r["way"] in PLAIN_PGD]
     return (
         "The best way through each library, as a share of the mean bits/dim of "
-        f"`lower_likelihood` at eps {' and '.join(eps)}: {shares}. Plain PGD with the same steps is "
-        "the same attack everywhere; the differences come from the schedule of the steps, and all "
-        "schedules can be had with enough glue."
+        f"`lower_likelihood` at eps {' and '.join(eps)}: {shares}. Plain PGD with the same steps "
+        f"is the same attack everywhere: {len(same)} ways to it, flowrob's among them, end between "
+        f"{min(same):,.2f} and {max(same):,.2f} at eps {eps[-1]}. What makes a difference is the "
+        "schedule of the steps, which flowrob has by default, APGD has, and foolbox lets one add."
     )
+
+
+PLAIN_PGD = (
+    '`schedule="constant"`, step 2.5 eps/steps',
+    "two logits, shifted",
+    "`get_loss_fn` overridden",
+    "`PGD.forward` overridden",
+    "own loss",
+)
 
 
 def markdown(rows: list[list[str]]) -> str:
@@ -201,7 +214,10 @@ def provenance(run: dict) -> str:
     """One line: the command, and where and when it ran."""
     versions = ", ".join(f"{name} {number}" for name, number in run["versions"].items())
     machine = ", ".join(f"{key} {value}" for key, value in run["machine"].items())
-    return f"Made by `{run['command']}` on {run['date']} in {run['duration_s']:.0f} s, with {versions} ({machine}).\n"
+    return (
+        f"Made by `{run['command']}` on {run['date']} in {run['duration_s']:.0f} s, "
+        f"with {versions} ({machine})."
+    )
 
 
 def render(results: Path = ROOT / "results") -> str:
@@ -211,9 +227,10 @@ def render(results: Path = ROOT / "results") -> str:
         path = results / f"{name}.json"
         if path.exists():
             run = json.loads(path.read_text(encoding="utf-8"))
-            parts.append(f"## {title}\n{section(run)}\n{provenance(run)}")
+            body = f"{section(run).strip()}\n\n{provenance(run)}"
         else:
-            parts.append(f"## {title}\n\nNot measured yet: run `{command}`, then this generator.\n")
+            body = f"Not measured yet: run `{command}`, then this generator."
+        parts.append(f"## {title}\n\n{body}\n")
     return "\n".join(parts)
 
 

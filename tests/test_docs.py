@@ -1,0 +1,120 @@
+"""docs/benchmarks.md: the file is what its generator makes of results/, and the scripts run."""
+
+import importlib.util
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+spec = importlib.util.spec_from_file_location("build_benchmarks", ROOT / "docs/build_benchmarks.py")
+benchmarks = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(benchmarks)
+
+PUBLISHED = ROOT / "docs/benchmarks.md"
+MEASURED = [name for name in benchmarks.SECTIONS if (ROOT / f"results/{name}.json").exists()]
+
+
+def test_the_published_file_is_what_the_generator_writes():
+    assert PUBLISHED.read_text(encoding="utf-8") == benchmarks.render(), (
+        "run python docs/build_benchmarks.py"
+    )
+
+
+def test_every_section_is_there_and_a_missing_result_names_its_command(tmp_path):
+    text = benchmarks.render(tmp_path)
+    for title, _, command in benchmarks.SECTIONS.values():
+        assert f"## {title}\n" in text and f"`{command}`" in text
+        assert (ROOT / command.split()[1]).exists()
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_each_result_says_how_it_was_made(name):
+    run = json.loads((ROOT / f"results/{name}.json").read_text(encoding="utf-8"))
+    assert run["command"].startswith(f"python benchmarks/{name}.py")
+    assert "/tmp" not in run["command"] and run["duration_s"] > 0
+    assert run["versions"]["torch"] and len(run["date"].split("-")) == 3
+    assert benchmarks.provenance(run) in PUBLISHED.read_text(encoding="utf-8")
+
+
+def test_a_changed_result_changes_the_file(tmp_path):
+    shutil.copy(ROOT / "results/attack_libraries.json", tmp_path)
+    path = tmp_path / "attack_libraries.json"
+    run = json.loads(path.read_text(encoding="utf-8"))
+    row = next(row for row in run["rows"] if row["way"] == "`lower_likelihood`")
+    row["results"]["8"]["mean"] = 1234.567
+    path.write_text(json.dumps(run), encoding="utf-8")
+    assert "1,234.57" in benchmarks.render(tmp_path)
+
+
+def test_speed_is_shown_with_its_ratio():
+    alone = {"forward": 10.0, "attack": 20.0, "training": 40.0}
+    ours = {"forward": 15.0, "attack": 30.0, "training": 50.0}
+    run = {
+        "settings": {"threads": 1, "batch": 64, "rounds": 3},
+        "milliseconds": {"its convolutions alone": alone, "flowrob": ours},
+    }
+    assert "| flowrob | 15 ms (1.50x) | 30 ms (1.50x) | 50 ms (1.25x) |" in (
+        benchmarks.section_glow(run)
+    )
+
+
+def test_the_worst_case_table_is_that_of_its_script():
+    row = {
+        "n": 10,
+        "points": 100,
+        "floor": 1.0,
+        "ours": 2.0,
+        "find_root": 3.0,
+        "find_root_drop": [-1e-12, 1e-12],
+    }
+    assert "| 10 | 100 | 1 | 2 | 2.00 | 3 |" in benchmarks.section_worst_case({"results": [row]})
+
+
+def test_the_libraries_script_runs_where_none_is_installed(tmp_path, monkeypatch):
+    import attack_libraries as script
+
+    path = tmp_path / "attack_libraries.json"
+    threads = str(torch.get_num_threads())
+    arguments = ["--num", "1", "--steps", "2", "--threads", threads, "--json", str(path)]
+    monkeypatch.setattr(sys, "argv", ["attack_libraries.py", *arguments])
+    monkeypatch.setattr(script, "find_spec", lambda name: name == "flowrob" or None)
+    script.main()
+    rows = {row["library"]: row for row in json.loads(path.read_text())["rows"]}
+    for library in ("foolbox", "torchattacks", "art", "autoattack"):
+        assert rows[library]["outcome"] == "not installed"
+    assert "Not installed in this run: foolbox, torchattacks, art, autoattack" in (
+        benchmarks.render(tmp_path)
+    )
+
+
+def test_an_attack_that_goes_nowhere_or_raises_is_reported_as_such():
+    import attack_libraries as script
+
+    x = torch.full((2, 3), 0.5)
+    flow = torch.nn.Module()
+    flow.log_prob = lambda x: -x.sum(1)
+
+    def measure(attack):
+        return script.attempt(attack, flow, x, 4, lambda points: 8 + points.double().sum(1))
+
+    stays = measure(lambda flow: x.clone())
+    assert script.outcome({"4": stays}) == "returns the clean image, said nothing"
+
+    def climbs(flow):
+        at = x.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(-flow.log_prob(at).sum(), at)
+        return x + gradient.sign() * 8 / 256
+
+    moved = measure(climbs)
+    assert (moved["gradients"], moved["live_gradients"]) == (1, 1)
+    assert moved["moved"] == pytest.approx(8) and moved["outside_ball"] == pytest.approx(4)
+    assert moved["mean"] == pytest.approx(8 + 3 * (0.5 + 8 / 256))
+
+    def fails(flow):
+        raise KeyError("no label")
+
+    assert script.outcome({"4": measure(fails)}) == "KeyError: 'no label'"
