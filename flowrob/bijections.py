@@ -118,7 +118,8 @@ class InvertibleConv1x1(Bijection):
     r"""A learned change of basis of the channels: z = W x at every pixel, W = P L (U + diag d).
 
     L is unit lower and U strictly upper triangular, P a fixed permutation and d = sign * exp(s),
-    so log|det| = (number of pixels) * sum_c s_c costs nothing. W starts as a random rotation.
+    so log|det| = (number of pixels) * sum_c s_c costs nothing. W starts as a random rotation. L and
+    U share one matrix ``lower_upper``, each its side of the diagonal; the diagonal itself is unused.
 
     Source: Glow (Kingma and Dhariwal 2018), section 3.2.
 
@@ -136,14 +137,13 @@ class InvertibleConv1x1(Bijection):
         dtype = torch.get_default_dtype()
         self.register_buffer("permutation", permutation.to(dtype))
         self.register_buffer("sign", diagonal.sign().to(dtype))
-        self.lower = nn.Parameter(lower.tril(-1).to(dtype))
-        self.upper = nn.Parameter(upper.triu(1).to(dtype))
+        self.lower_upper = nn.Parameter((lower.tril(-1) + upper.triu(1)).to(dtype))
         self.log_scale = nn.Parameter(diagonal.abs().log().to(dtype))
 
     def _factors(self) -> tuple[Tensor, Tensor]:
         eye = torch.eye(len(self.sign), dtype=self.sign.dtype, device=self.sign.device)
-        lower = self.lower.tril(-1) + eye
-        upper = self.upper.triu(1) + torch.diag(self.sign * self.log_scale.exp())
+        lower = self.lower_upper.tril(-1) + eye
+        upper = self.lower_upper.triu(1) + torch.diag(self.sign * self.log_scale.exp())
         return lower, upper
 
     def matrix(self) -> Tensor:
@@ -386,7 +386,8 @@ class Chain(Bijection):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         log_det = x.new_zeros(len(x))
         pending = None  # an ActNorm waiting to be folded into the convolution behind it
-        for bijection, following in zip(self.bijections, [*self.bijections[1:], None], strict=True):
+        behind = [*list(self.bijections)[1:], None]
+        for bijection, following in zip(self.bijections, behind, strict=False):
             if isinstance(bijection, ActNorm) and isinstance(following, InvertibleConv1x1):
                 pending = bijection
                 continue

@@ -217,8 +217,7 @@ def _lu(matrix: Tensor) -> dict[str, Tensor]:
     diagonal = upper.diagonal()
     parts = {
         "permutation": permutation,
-        "lower": lower.tril(-1),
-        "upper": upper.triu(1),
+        "lower_upper": lower.tril(-1) + upper.triu(1),
         "sign": diagonal.sign(),
         "log_scale": diagonal.abs().log(),
     }
@@ -229,8 +228,13 @@ def _take_lu(rest: dict[str, Tensor], name: str, full: str, factors: str) -> dic
     """The factors of a 1x1 convolution that is stored whole, or as P, sign, L, U, log|diag|."""
     if f"{name}.{full}" in rest:
         return _lu(rest.pop(f"{name}.{full}"))
-    ours = ("permutation", "sign", "lower", "upper", "log_scale")
-    return {a: rest.pop(f"{name}.{b}") for a, b in zip(ours, factors.split(), strict=True)}
+    permutation, sign, lower, upper, log_scale = (rest.pop(f"{name}.{f}") for f in factors.split())
+    return {
+        "permutation": permutation,
+        "sign": sign,
+        "lower_upper": lower.tril(-1) + upper.triu(1),
+        "log_scale": log_scale,
+    }
 
 
 def _deinterleave(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:

@@ -345,7 +345,7 @@ def test_parameters_and_their_gradients_are_left_alone(flow, x, method):
     before = {name: p.detach().clone() for name, p in flow.named_parameters()}
     marked = flow.bijection.levels[0].bijections[1].bias
     marked.grad = torch.full_like(marked, 7.0)
-    frozen = flow.bijection.levels[0].bijections[2].lower.requires_grad_(False)
+    frozen = flow.bijection.levels[0].bijections[2].lower_upper.requires_grad_(False)
     original = x.clone()
     lower_likelihood(
         flow.log_prob, x, LinfBall(0.02), num_steps=2, using=method, generator=seeded()

@@ -264,13 +264,12 @@ def test_conv1x1_starts_as_a_rotation_and_is_p_l_u():
     torch.testing.assert_close(w @ w.mT, torch.eye(5, dtype=torch.float64), rtol=0, atol=1e-6)
     assert float(conv.log_scale.sum().detach()) == pytest.approx(0.0, abs=1e-6)
     assert not torch.equal(w, InvertibleConv1x1(5, seeded(8)).double().matrix())
-    lower = conv.lower.detach() + torch.eye(5, dtype=torch.float64)
-    upper = conv.upper.detach() + torch.diag(conv.sign * conv.log_scale.detach().exp())
+    lower = conv.lower_upper.detach().tril(-1) + torch.eye(5, dtype=torch.float64)
+    upper = conv.lower_upper.detach().triu(1) + torch.diag(conv.sign * conv.log_scale.detach().exp())
     assert not torch.equal(conv.permutation, torch.eye(5, dtype=torch.float64))
     torch.testing.assert_close(w, conv.permutation @ lower @ upper)
-    with torch.no_grad():  # entries outside the triangles are not part of the parameters
-        conv.lower.add_(torch.ones(5, 5).triu())
-        conv.upper.add_(torch.ones(5, 5).tril())
+    with torch.no_grad():  # the diagonal is not part of the parameters
+        conv.lower_upper.add_(torch.eye(5))
     assert torch.equal(conv.matrix(), w)
     torch.testing.assert_close(conv.inverse_matrix() @ w, torch.eye(5, dtype=torch.float64))
     x = torch.randn(2, 5, 3, 3, generator=seeded(), dtype=torch.float64)
@@ -412,3 +411,9 @@ def test_extreme_inputs_stay_finite(name):
 def test_bad_arguments_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_an_empty_chain_is_the_identity():
+    x = torch.randn(3, 2, generator=seeded())
+    for y, log_det in (Chain([])(x), Chain([]).inverse(x)):
+        assert torch.equal(y, x) and torch.equal(log_det, torch.zeros(3))
