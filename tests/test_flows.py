@@ -409,7 +409,7 @@ def test_repr_draws_the_architecture():
         "  level 2: 4 x [ActNorm -> MaskedCoupling] => 2x4x4 latents",
     ]
     assert repr(flows.plane_flow(3, 8)).splitlines() == [
-        "Flow on 2: D = 2, 360 parameters",
+        "Flow on 2: D = 2, 348 parameters",
         "  3 x [ActNorm -> InvertibleConv1x1 -> AffineCoupling]",
     ]
 
