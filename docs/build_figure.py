@@ -31,7 +31,9 @@ def main() -> None:
     chosen = torch.tensor([20, 21, 34, 26])  # roof, star, ribbons, engine
     pictures = [table.images["model", e, row][chosen] for e, row in zip(EPS, rows, strict=True)]
     sheet = torch.stack(pictures, 1).flatten(0, 1) / 255
-    plots.image_grid(left, sheet, columns=5, title="attacked: eps = 0, 1, 2, 4, 8 of 256 grey levels")
+    plots.image_grid(
+        left, sheet, columns=5, title="attacked: eps = 0, 1, 2, 4, 8 of 256 grey levels"
+    )
     lines = [
         ("attacked, mean", torch.stack([v.mean() for v in values]), plots.ATTACK, "o-"),
         ("attacked, median", torch.stack([v.median() for v in values]), plots.ATTACK, "o--"),

@@ -119,7 +119,7 @@ class InvertibleConv1x1(Bijection):
 
     L is unit lower and U strictly upper triangular, P a fixed permutation and d = sign * exp(s),
     so log|det| = (number of pixels) * sum_c s_c costs nothing. W starts as a random rotation. L and
-    U share one matrix ``lower_upper``, each its side of the diagonal; the diagonal itself is unused.
+    U share the matrix ``lower_upper``, each its side of the diagonal; the diagonal is unused.
 
     Source: Glow (Kingma and Dhariwal 2018), section 3.2.
 

@@ -265,7 +265,9 @@ def test_conv1x1_starts_as_a_rotation_and_is_p_l_u():
     assert float(conv.log_scale.sum().detach()) == pytest.approx(0.0, abs=1e-6)
     assert not torch.equal(w, InvertibleConv1x1(5, seeded(8)).double().matrix())
     lower = conv.lower_upper.detach().tril(-1) + torch.eye(5, dtype=torch.float64)
-    upper = conv.lower_upper.detach().triu(1) + torch.diag(conv.sign * conv.log_scale.detach().exp())
+    upper = conv.lower_upper.detach().triu(1) + torch.diag(
+        conv.sign * conv.log_scale.detach().exp()
+    )
     assert not torch.equal(conv.permutation, torch.eye(5, dtype=torch.float64))
     torch.testing.assert_close(w, conv.permutation @ lower @ upper)
     with torch.no_grad():  # the diagonal is not part of the parameters
