@@ -15,7 +15,9 @@ Models" (Pope, Balaji, Feizi, AISTATS 2020); the section is in brackets.
 ``attacks``     lower and raise a likelihood, universal and linear attacks (2.2, 4); made of
                 ``ascent`` (projected gradient ascent), ``balls`` (l_inf, l_2), ``objectives``,
                 ``blackbox`` (Square, without gradients), ``pixels`` (attacks on 8-bit images)
-``training``    ``fit()``: one loop for clean, adversarial and hybrid training (4)
+``training``    ``fit()``: one loop for clean, adversarial and hybrid training (4); ``adversary``
+                attacks its batches, ``checkpoints`` keeps its state, ``distributed`` spreads it;
+                on the command line: ``python -m flowrob train``, ``attack``, ``models``
 ``evaluation``  bits/dim, tables of robustness and detection, anatomy of an attack (5); its rows
                 are shown by ``tables``
 ``data``        images in, dequantised tensors out
@@ -37,12 +39,15 @@ import os
 __version__ = "0.1.0"
 
 _MODULES = (
+    "adversary",
     "ascent",
     "attacks",
     "balls",
     "bijections",
     "blackbox",
+    "checkpoints",
     "data",
+    "distributed",
     "evaluation",
     "flows",
     "gaussian",
@@ -78,7 +83,7 @@ def device():
     import torch
 
     name = os.environ.get("FLOWROB_DEVICE")
-    if name is None:
+    if not name:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         torch.empty(0, device=name)

@@ -6,12 +6,12 @@ with a = 0 (clean), 1 (adversarial: every image is attacked) or 1/2 (hybrid, the
 The attack of a step is made against the model of that step; losses are in bits/dim.
 
 Step k draws all its randomness from (seed, k) alone. A resumed run therefore needs no generator
-state and continues bit for bit where it stopped.
+state and continues bit for bit where it stopped. Under torchrun every process draws the same batch
+and takes its own rows of it: together they do what one process does.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import signal
@@ -19,45 +19,33 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 from tqdm.auto import tqdm
 
-from flowrob.attacks import LinfBall, lower_likelihood
+from flowrob import checkpoints
+from flowrob.adversary import ATTACK_DTYPES, Adversary
+from flowrob.checkpoints import History, State
 from flowrob.data import dequantize
+from flowrob.distributed import Group, join
 from flowrob.evaluation import bits_per_dim
 from flowrob.flows import Flow
+from flowrob.objectives import evaluate
+
+__all__ = ["History", "TrainingDiverged", "batch_indices", "fit", "step_generator"]
 
 ADVERSARIAL_SHARE = {"clean": 0.0, "hybrid": 0.5, "adversarial": 1.0}
+OPTIMIZERS = {"adam": torch.optim.Adam, "adamax": torch.optim.Adamax}
+WINDOW = 50  # steps over which a median tells an explosion from the bad luck of single batches
 
 
 class TrainingDiverged(RuntimeError):
     """The loss became non-finite or exploded; the message names the last good checkpoint."""
-
-
-@dataclass
-class History:
-    """What happened during :func:`fit`: one entry per step, or per validation.
-
-    Attributes:
-        clean: bits/dim of each step's clean part (NaN where a batch had none).
-        adversarial: bits/dim of each step's attacked part (NaN where a batch had none).
-        validation: [step, bits/dim] pairs of the averaged weights on the validation images.
-        interrupted: whether Ctrl-C (in Jupyter: the stop button) ended the run early.
-        seconds: time spent, over all resumed runs.
-    """
-
-    clean: list[float] = field(default_factory=list)
-    adversarial: list[float] = field(default_factory=list)
-    validation: list[list[float]] = field(default_factory=list)
-    interrupted: bool = False
-    seconds: float = 0.0
 
 
 def step_generator(seed: int, *key: int) -> torch.Generator:
@@ -81,16 +69,24 @@ def fit(
     *,
     num_steps: int = 1000,
     batch_size: int = 64,
+    optimizer: str = "adam",
     learning_rate: float = 1e-3,
     warmup_steps: int = 100,
     max_grad_norm: float = 100.0,
     ema_decay: float = 0.99,
     flips: bool = True,
+    adversarial_share: float | None = None,
     eps: float = 8.0,
-    attack_steps: int = 10,
+    random_eps: bool = False,
     eps_warmup_steps: int = 0,
+    attack_steps: int = 10,
+    attack_warmup_steps: int = 0,
+    attack_dtype: str | None = None,
+    reuse_perturbations: bool = False,
     validation: Tensor | None = None,
     validate_every: int = 500,
+    keep_best: bool = False,
+    explode_above: float = 10.0,
     checkpoint: str | os.PathLike | None = None,
     checkpoint_every: int = 200,
     seed: int = 0,
@@ -98,8 +94,13 @@ def fit(
 ) -> History:
     """Train ``flow`` in place by Adam on (1 - a) NLL(x) + a NLL(x + delta*(x)).
 
-    The flow ends in eval mode with the exponential moving average of its weights. If
-    ``checkpoint`` names an existing file, the run continues from it.
+    The flow ends in eval mode with the exponential moving average of its weights. A flow that is
+    trained already is a warm start: its ActNorms stay as they are. If ``checkpoint`` names an
+    existing file, the run continues from it.
+
+    Under torchrun the same call runs on all processes: ``batch_size`` counts the images of all, the
+    first process writes the checkpoint, all read it (several machines: on a common file system),
+    and every process returns the same history and weights.
 
     Source: section 4 of the paper, whose defaults eps = 8 and 10 attack steps are ours too.
 
@@ -110,15 +111,36 @@ def fit(
             batch is attacked).
         num_steps: optimiser steps in all, those of earlier, resumed runs included.
         batch_size: images per step.
+        optimizer: "adam" or "adamax".
         learning_rate: peak of a linear warm-up followed by a cosine decay to zero.
         warmup_steps: length of that warm-up.
         max_grad_norm: gradients are scaled down to this norm (loss in bits/dim).
         ema_decay: of the averaged weights.
         flips: mirror every image left-right with probability 1/2.
+        adversarial_share: another a for "hybrid", in (0, 1). Where a * batch_size is no integer,
+            batches differ by one attacked image, and the share is right on average.
         eps: radius of the attack, in grey levels.
-        attack_steps: PGD steps per attacked image.
+        random_eps: attack every image at a radius of its own, uniform in (0, eps]: robust at all
+            radii, at the price of fewer attacks at the greatest.
         eps_warmup_steps: over how many steps eps grows linearly to its value.
-        validation: (M, C, H, W) uint8, scored every ``validate_every`` steps.
+        attack_steps: PGD steps per attacked image; one costs about as much as a clean step.
+        attack_warmup_steps: over how many steps their number grows linearly from 1 (rounded up):
+            cheaper while the model is crude, at the price of weaker attacks early on.
+        attack_dtype: "bfloat16" runs the couplings' networks in it while attacking (x, z and
+            log-det stay as they are): faster on hardware made for it, slower on most CPUs; the
+            attack climbs rounded gradients. The weights are trained in full precision all the same.
+        reuse_perturbations: start each attack where that on the same image last ended, so that
+            few attack_steps go far; steps then fall from radius, not 2 radius, to 0. Costs one
+            byte per pixel of ``images`` in memory and in the checkpoint, and attacks stay closer
+            to what they found before.
+        validation: (M, C, H, W) uint8, scored every ``validate_every`` steps by the same loss, at
+            full eps and attack_steps (random_eps: evenly spaced radii).
+        validate_every: steps between validations.
+        keep_best: end with the averaged weights that scored best on ``validation``, not the last.
+        explode_above: stop when the median loss of 50 steps exceeds both 8 bits/dim, which any
+            image costs under a uniform density, and this multiple of its lowest value so far
+            (counted from the end of the eps warm-up, which makes the loss rise). Checkpoints are
+            not written while the loss is that high. ``math.inf``: never.
         checkpoint: path of a .safetensors file, written atomically.
         checkpoint_every: steps between checkpoints.
         seed: of the batches, flips, dequantisation noise and attacks.
@@ -130,123 +152,183 @@ def fit(
         A second Ctrl-C raises KeyboardInterrupt at once.
 
     Raises:
-        ValueError: unknown loss, fewer images than batch_size, or a checkpoint of another run.
+        ValueError: an unknown loss, optimizer or attack_dtype, a share for another loss than
+            "hybrid" or outside (0, 1), keep_best without validation, explode_above <= 1, fewer
+            images than batch_size, fewer than one per process, or a checkpoint of another run.
         TypeError: images are not uint8.
-        TrainingDiverged: the loss is not finite; the last good checkpoint is named.
+        TrainingDiverged: the loss or its gradient is not finite, or the loss exploded; the last
+            good checkpoint is named.
     """
-    if loss not in ADVERSARIAL_SHARE:
-        raise ValueError(f"loss must be one of {sorted(ADVERSARIAL_SHARE)}, got {loss!r}")
+    options = (("loss", loss, ADVERSARIAL_SHARE), ("optimizer", optimizer, OPTIMIZERS))
+    for name, value, known in (*options, ("attack_dtype", attack_dtype, ATTACK_DTYPES)):
+        if value not in known:
+            raise ValueError(f"{name} must be one of {[*known]}, got {value!r}")
+    if adversarial_share is not None and not (loss == "hybrid" and 0.0 < adversarial_share < 1.0):
+        raise ValueError(
+            f"adversarial_share={adversarial_share} with loss={loss!r}: it must lie in (0, 1) "
+            'and needs loss="hybrid"; for 0 and 1 say loss="clean" or loss="adversarial"'
+        )
+    if keep_best and validation is None:
+        raise ValueError("keep_best=True needs validation=images to choose by")
+    if not explode_above > 1.0:
+        raise ValueError(f"explode_above must be greater than 1, got {explode_above}")
     if images.dtype != torch.uint8:
         raise TypeError(f"images must be uint8 (N, C, H, W), got {images.dtype}")
     if len(images) < batch_size:
         raise ValueError(f"need at least batch_size={batch_size} images, got {len(images)}")
-    share = ADVERSARIAL_SHARE[loss]
-    device = next(flow.parameters()).device
-    optimizer = torch.optim.Adam(flow.parameters(), lr=learning_rate)
+    group = join()
+    if batch_size < group.size:
+        raise ValueError(f"batch_size={batch_size} leaves some of {group.size} processes idle")
+    share = ADVERSARIAL_SHARE[loss] if adversarial_share is None else adversarial_share
+    adversary = Adversary(
+        share, eps, random_eps, eps_warmup_steps, attack_steps, attack_warmup_steps, attack_dtype
+    )
+    weight = next(flow.parameters())  # says on which device and in which precision
+    optimize = OPTIMIZERS[optimizer](flow.parameters(), lr=learning_rate)
     recipe = {
         "flow": flow.config,
         "loss": loss,
         "num_steps": num_steps,
         "batch_size": batch_size,
+        "optimizer": optimizer,
         "learning_rate": learning_rate,
         "warmup_steps": warmup_steps,
         "max_grad_norm": max_grad_norm,
         "ema_decay": ema_decay,
         "flips": flips,
-        "eps": eps if share else 0.0,
-        "attack_steps": attack_steps if share else 0,
-        "eps_warmup_steps": eps_warmup_steps if share else 0,
+        "keep_best": keep_best,
         "seed": seed,
         "num_images": len(images),
     }
+    if share:
+        recipe |= {**asdict(adversary), "reuse_perturbations": reuse_perturbations}
     path = Path(checkpoint) if checkpoint is not None else None
     if path is not None and path.exists():
-        first_step, ema, history = _load_checkpoint(path, flow, optimizer, recipe)
+        state = checkpoints.load(path, flow, optimize, recipe)
     else:
         _initialize(flow, images, seed)
-        first_step, ema, history = 0, _parameters(flow), History()
+        state = State(0, _parameters(flow))
+        if share and reuse_perturbations:
+            state.perturbations = torch.zeros_like(images, dtype=torch.int8)
+    if group.any(state.step > 0, weight.device) and state.step == 0:
+        raise ValueError(f"{path} is not seen by all processes; put it on a common file system")
     flow.to(memory_format=torch.channels_last)
+    model = flow if group.size == 1 else DistributedDataParallel(flow)
+    history = state.history
+    limit = _loss_limit(history.loss[eps_warmup_steps:], explode_above)
+    save_due, started = False, time.monotonic() - history.seconds
+    hidden = not (progress and group.leads)
+    bar = tqdm(total=num_steps, initial=state.step, disable=hidden, desc=loss)
 
-    def save(step: int) -> None:
-        if path is not None:
-            _save_checkpoint(path, flow, optimizer, ema, step, history, recipe)
+    def diverged(what: str) -> TrainingDiverged:
+        saved = path is not None and path.exists()
+        good = f"the last good checkpoint is {path}" if saved else "nothing was saved"
+        advice = "lower learning_rate or max_grad_norm, or warm eps up"
+        return TrainingDiverged(f"the {loss} loss {what}; {good}; {advice}")
 
-    started = time.monotonic() - history.seconds
-    bar = tqdm(total=num_steps, initial=first_step, disable=not progress, desc=loss)
     flow.train()
-    with _deferred_interrupt() as stop, bar:
-        for step in range(first_step, num_steps):
+    with _deferred_interrupt(group) as stop, bar:
+        for step in range(state.step, num_steps):
             generator = step_generator(seed, 1, step)
-            batch = images[batch_indices(len(images), batch_size, step, seed)]
+            chosen = batch_indices(len(images), batch_size, step, seed)
+            batch, mirrored = images[chosen], torch.zeros(batch_size, dtype=torch.bool)
             if flips:
-                mirrored = torch.rand(len(batch), generator=generator) < 0.5
-                batch = torch.where(mirrored[:, None, None, None], batch.flip(-1), batch)
-            x = dequantize(batch, generator).to(device)
-            num_attacked = round(share * len(x))
+                mirrored = torch.rand(batch_size, generator=generator) < 0.5
+                batch = _mirror(batch, mirrored)
+            x = dequantize(batch, generator)[group.rows(batch_size)].to(weight)
+            num_attacked = adversary.count(step, batch_size)  # the batch's first
             if num_attacked:
-                warm = min(1.0, (step + 1) / eps_warmup_steps) if eps_warmup_steps else 1.0
-                ball = LinfBall(warm * eps / 256)
-                attacked = lower_likelihood(
-                    flow.log_prob, x[:num_attacked], ball, num_steps=attack_steps, check=False
-                ).x
-                x = torch.cat((attacked, x[num_attacked:]))
-            nll = bits_per_dim(flow.log_prob(x), flow.num_dims)
-            value = nll.mean()
-            if not torch.isfinite(value):
-                good = f"the last good checkpoint is {path}" if path else "nothing was saved"
-                raise TrainingDiverged(
-                    f"the {loss} loss is {value.item()} at step {step}; {good}; "
-                    "lower learning_rate or max_grad_norm, or warm eps up"
-                )
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate * _rate_factor(step, num_steps, warmup_steps)
-            optimizer.zero_grad(set_to_none=True)
-            value.backward()
-            torch.nn.utils.clip_grad_norm_(flow.parameters(), max_grad_norm)
-            optimizer.step()
+                radius = adversary.radius(step, num_attacked, generator)
+                own = group.rows(num_attacked)
+                radius = radius[own].to(weight) if random_eps else radius
+                which, turned, start = chosen[:num_attacked], mirrored[:num_attacked], None
+                if state.perturbations is not None:
+                    start = _mirror(state.perturbations[which], turned)[own].to(weight) / 127
+                attacked = x[: len(which[own])]
+                moved = adversary.attack(flow, attacked, radius, adversary.num_steps(step), start)
+                x = torch.cat((moved, x[len(moved) :]))
+                if state.perturbations is not None:
+                    delta = adversary.in_radii(moved - attacked, radius)
+                    delta = group.gather((127 * delta).round().to(torch.int8), num_attacked)
+                    state.perturbations[which] = _mirror(delta.cpu(), turned)
+            nll = bits_per_dim(model(x), flow.num_dims)
+            for parameters in optimize.param_groups:
+                parameters["lr"] = learning_rate * _rate_factor(step, num_steps, warmup_steps)
+            optimize.zero_grad(set_to_none=True)
+            (nll.sum() * group.size / batch_size).backward()  # processes' gradients are averaged
+            norm = torch.nn.utils.clip_grad_norm_(flow.parameters(), max_grad_norm).item()
+            nll = group.gather(nll, batch_size)
+            value = nll.mean().item()
+            if not (math.isfinite(value) and math.isfinite(norm)):
+                raise diverged(f"is {value} at step {step} (norm of its gradient: {norm})")
+            optimize.step()
             decay = min(ema_decay, (1.0 + step) / (10.0 + step))
             for name, parameter in flow.named_parameters():
-                ema[name].lerp_(parameter.detach(), 1.0 - decay)
+                state.ema[name].lerp_(parameter.detach(), 1.0 - decay)
             history.adversarial.append(_mean(nll[:num_attacked]))
             history.clean.append(_mean(nll[num_attacked:]))
+            history.loss.append(value)
             bar.update()
-            bar.set_postfix_str(f"{value.item():.3f} bits/dim")
-            done = step + 1
+            bar.set_postfix_str(f"{value:.3f} bits/dim")
+            state.step = done = step + 1
+            if done % WINDOW == 0 and len(settled := history.loss[eps_warmup_steps:]) >= WINDOW:
+                limit = _loss_limit(settled, explode_above)
+                if (median := float(np.median(settled[-WINDOW:]))) > limit:
+                    raise diverged(
+                        f"exploded: the median of the last {WINDOW} steps, {median:.4g} bits/dim "
+                        f"at step {step}, lies above {limit:.4g} (explode_above={explode_above})"
+                    )
             if validation is not None and (done % validate_every == 0 or done == num_steps):
-                history.validation.append([done, _validate(flow, ema, validation, seed)])
-            history.interrupted = stop.is_set()
+                value_now = _validate(flow, state.ema, validation, adversary, seed, group)
+                if keep_best and all(value_now < other for _, other in history.validation):
+                    state.best = {name: value.clone() for name, value in state.ema.items()}
+                history.validation.append([done, value_now])
+            history.interrupted = group.any(stop.is_set(), weight.device)
             history.seconds = time.monotonic() - started
-            if done % checkpoint_every == 0 or done == num_steps or history.interrupted:
-                save(done)
+            save_due |= done % checkpoint_every == 0 or done == num_steps or history.interrupted
+            if save_due and value <= limit:
+                if path is not None and group.leads:
+                    checkpoints.save(path, flow, optimize, state, recipe)
+                save_due = False
             if history.interrupted:
                 break
-    _set_parameters(flow, ema)
+    _set_parameters(flow, state.best or state.ema)
     flow.eval()
     return history
 
 
 @contextmanager
-def _deferred_interrupt() -> Iterator[threading.Event]:
-    """Turn the first Ctrl-C into an event, so that no step is left half done."""
+def _deferred_interrupt(group: Group) -> Iterator[threading.Event]:
+    """Turn the first Ctrl-C into an event, so that no step is left half done.
+
+    Under torchrun its SIGTERM, which it sends on to every process, counts as one too.
+    """
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop  # signals reach only the main thread
         return
 
-    def on_interrupt(*_) -> None:
-        if stop.is_set():
+    def on_interrupt(number: int, _) -> None:
+        if stop.is_set() and number == signal.SIGINT and group.size == 1:
             raise KeyboardInterrupt
         stop.set()
 
-    previous = signal.signal(signal.SIGINT, on_interrupt)
+    numbers = (signal.SIGINT,) if group.size == 1 else (signal.SIGINT, signal.SIGTERM)
+    previous = {number: signal.signal(number, on_interrupt) for number in numbers}
     try:
         yield stop
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _mean(values: Tensor) -> float:
     return values.mean().item() if len(values) else math.nan
+
+
+def _mirror(images: Tensor, mirrored: Tensor) -> Tensor:
+    """Those images left-right that are to be mirrored, (batch,)."""
+    return torch.where(mirrored[:, None, None, None], images.flip(-1), images)
 
 
 def _rate_factor(step: int, num_steps: int, warmup_steps: int) -> float:
@@ -256,12 +338,23 @@ def _rate_factor(step: int, num_steps: int, warmup_steps: int) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * (step - warmup_steps) / (num_steps - warmup_steps)))
 
 
+def _loss_limit(losses: list[float], factor: float) -> float:
+    """What no healthy loss exceeds for long: ``factor`` times the lowest median of a window.
+
+    At least 8 bits/dim, the cost of every image under a uniform density.
+    """
+    whole = losses[: len(losses) // WINDOW * WINDOW]
+    if not whole:
+        return math.inf
+    return max(8.0, factor * float(np.median(np.reshape(whole, (-1, WINDOW)), axis=1).min()))
+
+
 def _initialize(flow: Flow, images: Tensor, seed: int) -> None:
     flags = [b for name, b in flow.named_buffers() if name.endswith("initialized")]
     if flags and not all(bool(flag) for flag in flags):
         generator = step_generator(seed, 2)
         chosen = images[torch.randperm(len(images), generator=generator)[:256]]
-        flow.initialize(dequantize(chosen, generator).to(next(flow.parameters()).device))
+        flow.initialize(dequantize(chosen, generator).to(next(flow.parameters())))
 
 
 def _parameters(flow: Flow) -> dict[str, Tensor]:
@@ -274,74 +367,22 @@ def _set_parameters(flow: Flow, values: dict[str, Tensor]) -> None:
             parameter.copy_(values[name])
 
 
-def _validate(flow: Flow, ema: dict[str, Tensor], images: Tensor, seed: int) -> float:
-    """Mean bits/dim of the averaged weights; the flow's own weights come back afterwards."""
-    current = _parameters(flow)
+def _validate(flow, ema, images, adversary, seed, group) -> float:
+    """The loss of the averaged weights; the flow's own weights come back afterwards."""
+    current, share, own = _parameters(flow), adversary.adversarial_share, group.rows(len(images))
     _set_parameters(flow, ema)
-    device = next(flow.parameters()).device
-    with torch.no_grad():
-        x = dequantize(images, step_generator(seed, 3)).to(device)
-        nll = [bits_per_dim(flow.log_prob(part), flow.num_dims) for part in x.split(128)]
+    weight, attack_steps = next(flow.parameters()), adversary.attack_steps
+    x = dequantize(images, step_generator(seed, 3))[own].to(weight)
+    radii = adversary.validation_radius(len(images))[own].to(weight)
+
+    def score(x: Tensor) -> Tensor:
+        return bits_per_dim(evaluate(flow.log_prob, x), flow.num_dims)
+
+    scores = []
+    for part, radius in zip(x.split(128), radii.split(128), strict=True):
+        value = (1.0 - share) * score(part) if share < 1.0 else 0.0
+        if share > 0.0:
+            value = value + share * score(adversary.attack(flow, part, radius, attack_steps))
+        scores.append(value)
     _set_parameters(flow, current)
-    return torch.cat(nll).mean().item()
-
-
-def _save_checkpoint(path, flow, optimizer, ema, step, history, recipe) -> None:
-    """One safetensors file, written beside its place and moved there: never half a file."""
-    names = [name for name, _ in flow.named_parameters()]
-    tensors = {f"flow.{k}": v for k, v in flow.state_dict().items()}
-    tensors |= {f"ema.{k}": v for k, v in ema.items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"adam.{names[index]}.{k}": v for k, v in state.items()}
-    metadata = {
-        "flowrob": "checkpoint",
-        "step": str(step),
-        "history": json.dumps(vars(history)),
-        "recipe": json.dumps(recipe),
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    save_file({k: v.contiguous() for k, v in tensors.items()}, partial, metadata)
-    os.replace(partial, path)
-
-
-def _read_checkpoint(path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise ValueError(
-            f"{path} is not a readable checkpoint ({error}); delete it to start anew"
-        ) from error
-    if metadata.get("flowrob") != "checkpoint":
-        raise ValueError(f"{path} is not a flowrob checkpoint; choose another path")
-    return metadata, tensors
-
-
-def _load_checkpoint(path, flow, optimizer, recipe) -> tuple[int, dict[str, Tensor], History]:
-    metadata, tensors = _read_checkpoint(path)
-    stored = json.loads(metadata["recipe"])
-    if stored != recipe:
-        changed = {k: (stored.get(k), v) for k, v in recipe.items() if stored.get(k) != v}
-        raise ValueError(
-            f"{path} belongs to another run (stored, asked for): {changed}; "
-            "use the same settings, or another path"
-        )
-    parts = {
-        kind: {k.removeprefix(kind + "."): v for k, v in tensors.items() if k.startswith(kind)}
-        for kind in ("flow", "ema", "adam")
-    }
-    flow.load_state_dict(parts["flow"])
-    parameters = dict(flow.named_parameters())
-    state = {
-        index: {
-            key: parts["adam"][f"{name}.{key}"]
-            for key in ("step", "exp_avg", "exp_avg_sq")
-        }
-        for index, name in enumerate(parameters)
-    }
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-    ema = {name: parts["ema"][name].to(parameters[name]) for name in parameters}
-    history = History(**{**json.loads(metadata["history"]), "interrupted": False})
-    return int(metadata["step"]), ema, history
+    return group.gather(torch.cat(scores), len(images)).mean().item()

@@ -8,11 +8,14 @@ import sys
 import textwrap
 import time
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from flowrob import training
+from flowrob import adversary, checkpoints, training
+from flowrob.adversary import Adversary
+from flowrob.bijections import ActNorm
 from flowrob.data import dequantize, load
 from flowrob.evaluation import bits_per_dim
 from flowrob.flows import glow
@@ -70,17 +73,15 @@ def test_clean_training_lowers_held_out_bits_per_dim(images):
 @pytest.mark.parametrize("loss, attacked", [("clean", 0), ("hybrid", 8), ("adversarial", 16)])
 def test_each_loss_attacks_its_share_of_the_batch(images, monkeypatch, loss, attacked):
     seen = []
-    original = training.lower_likelihood
+    original = adversary.lower_likelihood
 
     def spy(log_prob, x, ball, **options):
         attack = original(log_prob, x, ball, **options)
         seen.append((len(x), (attack.x - x).abs().max().item(), options["num_steps"]))
         return attack
 
-    monkeypatch.setattr(training, "lower_likelihood", spy)
-    history = fit(
-        glow(**SMALL), images, loss, num_steps=2, eps=4.0, attack_steps=3, **FAST
-    )
+    monkeypatch.setattr(adversary, "lower_likelihood", spy)
+    history = fit(glow(**SMALL), images, loss, num_steps=2, eps=4.0, attack_steps=3, **FAST)
     if attacked:
         assert [n for n, *_ in seen] == [attacked, attacked]
         assert all(0.9 * 4 / 256 < size < 4 / 256 + 1e-6 for _, size, _ in seen)
@@ -93,16 +94,179 @@ def test_each_loss_attacks_its_share_of_the_batch(images, monkeypatch, loss, att
 
 def test_eps_warms_up_linearly(images, monkeypatch):
     radii = []
-    original = training.lower_likelihood
+    original = adversary.lower_likelihood
 
     def spy(log_prob, x, ball, **options):
         radii.append(ball.radius * 256)
         return original(log_prob, x, ball, **options)
 
-    monkeypatch.setattr(training, "lower_likelihood", spy)
+    monkeypatch.setattr(adversary, "lower_likelihood", spy)
     options = {"num_steps": 5, "eps": 8.0, "attack_steps": 1, "eps_warmup_steps": 4}
     fit(glow(**SMALL), images, "adversarial", **options, **FAST)
     assert radii == pytest.approx([2.0, 4.0, 6.0, 8.0, 8.0])
+
+
+@pytest.fixture
+def attacks(monkeypatch):
+    """Every call of Adversary.attack: (x, radius, num_steps, start, found)."""
+    calls, original = [], Adversary.attack
+
+    def spy(self, flow, x, radius, num_steps, start=None):
+        found = original(self, flow, x, radius, num_steps, start)
+        calls.append((x, radius, num_steps, start, found))
+        return found
+
+    monkeypatch.setattr(Adversary, "attack", spy)
+    return calls
+
+
+def test_a_hybrid_of_any_ratio_attacks_its_share_on_average(images, attacks):
+    options = {"num_steps": 8, "attack_steps": 1, "adversarial_share": 0.15, **FAST}
+    history = fit(glow(**SMALL), images, "hybrid", **options)
+    sizes = [len(x) for x, *_ in attacks]
+    assert set(sizes) == {2, 3} and sum(sizes) == round(0.15 * 8 * 16)
+    shares = [
+        (n * a + (16 - n) * c) / 16
+        for n, a, c in zip(sizes, history.adversarial, history.clean, strict=True)
+    ]
+    assert history.loss == pytest.approx(shares, rel=1e-5)  # every image weighs the same
+
+
+def test_random_eps_draws_a_radius_per_image_that_the_attack_exhausts(images, attacks):
+    options = {"num_steps": 20, "attack_steps": 1, "random_eps": True, "eps_warmup_steps": 10}
+    fit(glow(**SMALL), images, "adversarial", **options, **FAST)
+    for x, radius, _, _, found in attacks:
+        reached = (found - x).abs().flatten(1).amax(1)
+        assert bool((reached <= radius + 1e-6).all() and (reached > 0.9 * radius).any())
+    eps = 256 * torch.cat([radius for _, radius, *_ in attacks[10:]])
+    assert len(eps) == 160 and 0 < eps.min() < 1 and 7 < eps.max() <= 8
+    assert eps.mean() == pytest.approx(4.0, abs=4 * 8 / math.sqrt(12 * 160))  # four sigma
+    assert max(256 * radius.max() for _, radius, *_ in attacks[:3]) <= 0.3 * 8
+
+
+def test_attack_steps_grow_over_their_warm_up(images, attacks):
+    options = {"num_steps": 6, "attack_steps": 4, "attack_warmup_steps": 5, **FAST}
+    fit(glow(**SMALL), images, "adversarial", **options)
+    assert [num_steps for _, _, num_steps, *_ in attacks] == [1, 2, 3, 4, 4, 4]
+
+
+def test_perturbations_are_reused_mirrored_with_their_image_and_survive_a_resume(
+    images, attacks, tmp_path
+):
+    few = images[:32]
+    settings = {"num_steps": 6, "attack_steps": 2, "reuse_perturbations": True, **FAST}
+    path = tmp_path / "run.safetensors"
+    straight, resumed = glow(**SMALL), glow(**SMALL)
+    fit(straight, few, "adversarial", **settings)
+    left, kept, moved = few.to(torch.float32), torch.zeros(few.shape), 0
+    for step, (x, radius, _, start, found) in enumerate(attacks):
+        chosen = batch_indices(32, 16, step, seed=0)
+        levels = (x * 256).floor()
+        turned = (levels != left[chosen]).flatten(1).any(1)  # mirrored images
+        assert torch.equal(
+            levels, torch.where(turned[:, None, None, None], left[chosen].flip(-1), left[chosen])
+        )
+        moved += int(turned.sum())
+        expected = kept[chosen]
+        expected = torch.where(turned[:, None, None, None], expected.flip(-1), expected)
+        assert (start - expected).abs().max() <= 0.5 / 127 + 1e-5
+        delta = (found - x) / radius
+        kept[chosen] = torch.where(turned[:, None, None, None], delta.flip(-1), delta)
+    assert 0 < moved < 6 * 16 and start.abs().mean() > 0.5
+    run_until(3, resumed, few, checkpoint=path, loss="adversarial", **settings)
+    fit(resumed, few, "adversarial", checkpoint=path, **settings)
+    assert equal(weights(resumed), weights(straight))
+
+
+def test_an_attack_that_starts_from_a_perturbation_is_no_worse_than_it(images):
+    flow = glow(**SMALL)
+    fit(flow, images, num_steps=20, **FAST)
+    x = dequantize(images[:16], torch.Generator().manual_seed(1))
+    plan = Adversary(1.0, 8.0, False, 0, 10, 0, None)
+    far = plan.attack(flow, x, 8 / 256, 20)
+    again = plan.attack(flow, x, 8 / 256, 1, plan.in_radii(far - x, 8 / 256))
+    fresh = plan.attack(flow, x, 8 / 256, 1)
+    with torch.no_grad():
+        before, after, single = (-flow.log_prob(y) for y in (far, again, fresh))
+    assert bool((after >= before - 1e-2).all()) and after.mean() > single.mean() + 1.0
+    assert (again - x).abs().max() <= 8 / 256 + 1e-6 and again.min() >= 0 and again.max() <= 1
+
+
+def test_bfloat16_touches_the_networks_only_and_only_while_attacking(images):
+    flow = glow(**SMALL)
+    fit(flow, images, num_steps=20, **FAST)
+    x = dequantize(images[:16], torch.Generator().manual_seed(1))
+    seen, narrow, full = [], *(Adversary(1.0, 8.0, False, 0, 5, 0, d) for d in ("bfloat16", None))
+    convolution = next(m for m in flow.modules() if isinstance(m, torch.nn.Conv2d))
+    hook = convolution.register_forward_hook(lambda m, a, out: seen.append(out.dtype))
+    found = narrow.attack(flow, x, 8 / 256, 5)
+    assert set(seen) == {torch.bfloat16} and found.dtype == torch.float32
+    seen.clear()
+    with torch.no_grad():
+        low, exact = (-flow.log_prob(y) for y in (found, full.attack(flow, x, 8 / 256, 5)))
+        start = -flow.log_prob(x)
+    hook.remove()
+    assert set(seen) == {torch.float32} and not any("forward" in vars(m) for m in flow.modules())
+    assert not torch.equal(low, exact)
+    assert (low - start).mean() > 0.9 * (exact - start).mean() > 0
+
+
+def test_a_warm_start_keeps_the_weights_and_actnorms_it_is_given(images):
+    flow = glow(**SMALL)
+    fit(flow, images, num_steps=5, **FAST)
+    before = weights(flow)
+    dark = images // 4  # on these, ActNorm would choose other scales
+    fit(flow, dark, "hybrid", num_steps=2, attack_steps=1, learning_rate=0.0, **FAST)
+    assert equal(weights(flow), before)
+
+
+def test_adamax_differs_from_adam_and_resumes(images, tmp_path):
+    flows = {}
+    for optimizer in ("adam", "adamax"):
+        flows[optimizer] = glow(**SMALL)
+        fit(flows[optimizer], images, num_steps=6, optimizer=optimizer, **FAST)
+    assert not equal(weights(flows["adam"]), weights(flows["adamax"]))
+    resumed, path = glow(**SMALL), tmp_path / "run.safetensors"
+    settings = {"num_steps": 6, "optimizer": "adamax", "checkpoint": path, **FAST}
+    run_until(3, resumed, images, loss="clean", **settings)
+    fit(resumed, images, **settings)
+    assert equal(weights(resumed), weights(flows["adamax"]))
+    with pytest.raises(ValueError, match=r"another run.*'optimizer': \('adamax', 'adam'\)"):
+        fit(resumed, images, **{**settings, "optimizer": "adam"})
+
+
+def test_keep_best_ends_with_the_weights_that_validated_best(images, tmp_path):
+    """On 16 images a big rate overfits: the last validation is not the best."""
+    held_out = load("photos", split="test", size=8)[:64]
+    settings = {"num_steps": 60, "learning_rate": 0.03, "validation": held_out}
+    settings |= {"validate_every": 6, **FAST}
+    best, last, resumed = glow(**SMALL), glow(**SMALL), glow(**SMALL)
+    history = fit(best, images[:16], keep_best=True, **settings)
+    assert fit(last, images[:16], **settings).validation == history.validation
+    scores = [score for _, score in history.validation]
+    assert scores[-1] > min(scores) + 0.05
+    x = dequantize(held_out, step_generator(0, 3))
+    with torch.no_grad():
+        ends = [bits_per_dim(f.log_prob(x), f.num_dims).mean().item() for f in (best, last)]
+    assert ends == pytest.approx([min(scores), scores[-1]], rel=1e-5)
+    path = tmp_path / "run.safetensors"
+    stop = 1 + int(history.validation[scores.index(min(scores))][0])  # the best lies behind
+    options = {"checkpoint": path, "keep_best": True, **settings}
+    run_until(stop, resumed, images[:16], loss="clean", **options)
+    fit(resumed, images[:16], **options)
+    assert equal(weights(resumed), weights(best))
+
+
+def test_validation_scores_the_loss_that_is_trained(images):
+    held_out = load("photos", split="test", size=8)[:20]
+    scores = {}
+    for loss in ("clean", "hybrid", "adversarial"):
+        flow = glow(**SMALL)
+        options = {"num_steps": 1, "learning_rate": 0.0, "attack_steps": 3, **FAST}
+        ((_, scores[loss]),) = fit(flow, images, loss, validation=held_out, **options).validation
+    assert scores["adversarial"] > scores["clean"] + 0.1
+    mean = 0.5 * (scores["adversarial"] + scores["clean"])
+    assert scores["hybrid"] == pytest.approx(mean, rel=1e-5)
 
 
 def test_the_images_given_stay_as_they_are(images):
@@ -143,7 +307,7 @@ def test_a_run_killed_mid_way_resumes_bit_for_bit(images, tmp_path):
     time.sleep(0.3)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    reached = int(training._read_checkpoint(path)[0]["step"])
+    reached = int(checkpoints.read(path)[0]["step"])
     assert 0 < reached < steps
 
     threads = torch.get_num_threads()
@@ -159,7 +323,7 @@ def test_a_run_killed_mid_way_resumes_bit_for_bit(images, tmp_path):
     assert equal(weights(resumed), weights(straight))
 
 
-def run_until(stop, flow, images, **settings):
+def run_until(stop, flow, images, loss="hybrid", **settings):
     """Train, and press Ctrl-C during the step that completes ``stop`` steps."""
     original, calls = training.batch_indices, []
 
@@ -171,7 +335,7 @@ def run_until(stop, flow, images, **settings):
 
     training.batch_indices = press
     try:
-        history = fit(flow, images, "hybrid", **settings)
+        history = fit(flow, images, loss, **settings)
     finally:
         training.batch_indices = original
     assert history.interrupted and calls[-1] == stop - 1 and len(history.clean) == stop
@@ -191,15 +355,68 @@ def test_ctrl_c_ends_after_the_step_and_the_run_can_go_on(images, tmp_path):
     assert equal(weights(stopped), weights(straight))
 
 
-def test_a_diverging_loss_stops_and_names_the_checkpoint(images, tmp_path):
+def test_a_loss_that_is_nan_stops_the_run(images, tmp_path):
     path = tmp_path / "run.safetensors"
     flow = glow(**SMALL)
     fit(flow, images, num_steps=3, **FAST)
     first = next(flow.parameters())
     with torch.no_grad():
         first.fill_(math.nan)
-    with pytest.raises(TrainingDiverged, match=r"loss is nan at step 0.*run\.safetensors"):
+    with pytest.raises(TrainingDiverged, match=r"loss is nan at step 0.*nothing was saved"):
         fit(flow, images, num_steps=3, checkpoint=path, **FAST)
+    assert not path.exists()
+
+
+def after(step, change):
+    """Calls ``change`` in every training step from ``step`` on."""
+    original = training.batch_indices
+
+    def watched(num_images, batch_size, now, seed):
+        if now >= step:
+            change()
+        return original(num_images, batch_size, now, seed)
+
+    return watched
+
+
+def test_an_exploding_loss_stops_and_the_checkpoint_is_from_before(images, tmp_path, monkeypatch):
+    path, flow = tmp_path / "run.safetensors", glow(**SMALL)
+
+    def push():
+        with torch.no_grad():
+            next(m for m in flow.modules() if isinstance(m, ActNorm)).bias.fill_(1e4)
+
+    monkeypatch.setattr(training, "batch_indices", after(65, push))
+    settings = {"num_steps": 200, "checkpoint": path, "checkpoint_every": 20, **FAST}
+    with pytest.raises(TrainingDiverged, match=r"exploded.*step 99.*is .*run\.safetensors"):
+        fit(flow, images, **settings)
+    metadata, _ = checkpoints.read(path)
+    assert metadata["step"] == "60"  # not 80, when the loss was already high
+    patient = {**settings, "explode_above": math.inf, "num_steps": 110, "checkpoint": None}
+    assert len(fit(flow, images, **patient).loss) == 110
+
+
+def test_single_spikes_are_no_explosion(images, monkeypatch):
+    flow, calls = glow(**SMALL), []
+    original = training.bits_per_dim
+
+    def spiky(log_prob, num_dims):
+        calls.append(1)
+        return original(log_prob, num_dims) * (1000.0 if len(calls) % 3 == 0 else 1.0)
+
+    monkeypatch.setattr(training, "bits_per_dim", spiky)
+    history = fit(flow, images, num_steps=101, **FAST)
+    assert max(history.loss) > 1000 > 8 > np.median(history.loss)
+
+
+def test_a_gradient_that_is_not_finite_stops_before_it_reaches_the_weights(images):
+    flow = glow(**SMALL)
+    fit(flow, images, num_steps=2, **FAST)
+    before = weights(flow)
+    next(flow.parameters()).register_hook(lambda grad: grad * math.inf)
+    with pytest.raises(TrainingDiverged, match=r"at step 0 \(norm of its gradient: (inf|nan)\)"):
+        fit(flow, images, num_steps=3, **FAST)
+    assert equal(weights(flow), before)
 
 
 def test_truncated_foreign_and_mismatched_checkpoints_are_refused(images, tmp_path):
@@ -215,14 +432,29 @@ def test_truncated_foreign_and_mismatched_checkpoints_are_refused(images, tmp_pa
     save_file(load_file(path), foreign)
     with pytest.raises(ValueError, match="not a flowrob checkpoint"):
         fit(glow(**SMALL), images, num_steps=2, checkpoint=foreign, **FAST)
+    metadata, tensors = checkpoints.read(path)
+    renamed = {k.replace("log_scale", "logs"): v for k, v in tensors.items()}
+    save_file(renamed, foreign, metadata)
+    with pytest.raises(ValueError, match="names other weights than this flow"):
+        fit(glow(**SMALL), images, num_steps=2, checkpoint=foreign, **FAST)
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ValueError, match="not a readable checkpoint"):
         fit(glow(**SMALL), images, num_steps=2, checkpoint=path, **FAST)
 
 
 def test_wrong_arguments(images):
-    with pytest.raises(ValueError, match="loss must be one of"):
-        fit(glow(**SMALL), images, "robust")
+    for wrong in ({"loss": "robust"}, {"optimizer": "sgd"}, {"attack_dtype": "float16"}):
+        ((name, value),) = wrong.items()
+        with pytest.raises(ValueError, match=f"{name} must be one of .*got {value!r}"):
+            fit(glow(**SMALL), images, **wrong)
+    with pytest.raises(ValueError, match=r"adversarial_share=0\.5 with loss='clean'"):
+        fit(glow(**SMALL), images, adversarial_share=0.5)
+    with pytest.raises(ValueError, match=r"adversarial_share=1\.5 .*in \(0, 1\)"):
+        fit(glow(**SMALL), images, "hybrid", adversarial_share=1.5)
+    with pytest.raises(ValueError, match="keep_best=True needs validation"):
+        fit(glow(**SMALL), images, keep_best=True)
+    with pytest.raises(ValueError, match="explode_above must be greater than 1, got 1"):
+        fit(glow(**SMALL), images, explode_above=1.0)
     with pytest.raises(TypeError, match="images must be uint8"):
         fit(glow(**SMALL), images / 256)
     with pytest.raises(ValueError, match="batch_size=64 images, got 10"):

@@ -1,0 +1,252 @@
+"""python -m flowrob: presets that mean what they say, runs that leave a record of themselves."""
+
+import inspect
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from flowrob import checkpoints, flows, zoo
+from flowrob.__main__ import FIT_OPTIONS, PRESETS, USES, main
+from flowrob.data import SPLITS, load
+from flowrob.evaluation import robustness_table
+from flowrob.training import fit
+
+SHORT = ["--set", "num_steps=4", "--set", "batch_size=16", "--set", "attack_steps=1", "--quiet"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with the weights and the record of a tiny hybrid run."""
+    folder = tmp_path_factory.mktemp("trained")
+    assert main(tiny("tiny-hybrid", folder)) == 0
+    return folder
+
+
+def tiny(preset, folder, *more):
+    files = ["--output", str(folder / "w.safetensors"), "--json", str(folder / "r.json")]
+    run = ["--checkpoint", str(folder / "run.safetensors"), "--train", "0:64", "--report", "0:6"]
+    return ["train", "--preset", preset, *files, *run, *SHORT, *more]
+
+
+def state(path):
+    return zoo.load(path, "cpu").state_dict()
+
+
+def test_a_run_leaves_weights_and_a_record_that_says_how_they_were_made(trained):
+    record = json.loads((trained / "r.json").read_text(), parse_constant=pytest.fail)
+    assert record["command"].startswith("python -m flowrob train --preset tiny-hybrid --output")
+    assert str(trained) not in (trained / "r.json").read_text()
+    assert record["seed"] == 0 and record["versions"]["torch"] == torch.__version__
+    assert record["data"]["train"] == "photos, train 0..63"
+    assert record["data"]["report"] == "photos, test 0..5" and record["data"]["tune"] is None
+    assert record["num_images"] == 64 and len(record["loss"]) == 4
+    assert 0 < record["training_seconds"] <= record["duration_s"]
+    assert record["settings"]["loss"] == "hybrid" and record["settings"]["num_steps"] == 4
+    assert set(record["settings"]) == set(FIT_OPTIONS)
+    rows = {(row["row"], row["eps"]): row["mean"] for row in record["rows"]}
+    assert rows["attacked", 8] > rows["clean", 0] + 0.1
+    recipe = zoo.recipe(trained / "w.safetensors")
+    assert recipe["command"] == record["command"] and recipe["preset"] == "tiny-hybrid"
+
+
+def test_the_run_is_fit_with_the_settings_of_the_preset(trained):
+    options = {k: v for k, v in PRESETS["tiny-hybrid"]["fit"].items() if k != "loss"}
+    options |= {"num_steps": 4, "batch_size": 16, "attack_steps": 1, "progress": False}
+    flow = flows.glow(**PRESETS["tiny-hybrid"]["model"][1])
+    images = load("photos", size=16, indices=slice(0, 64))
+    fit(flow, images, "hybrid", **options)
+    stored = state(trained / "w.safetensors")
+    assert all(torch.equal(value.cpu(), stored[key]) for key, value in flow.state_dict().items())
+
+
+def test_a_checkpoint_is_taken_up_again_and_belongs_to_its_settings(trained, tmp_path, capsys):
+    before = (trained / "run.safetensors").read_bytes()
+    again = tiny("tiny-hybrid", trained, "--output", str(tmp_path / "w.safetensors"))
+    assert main(again) == 0
+    assert (trained / "run.safetensors").read_bytes() == before  # nothing was left to do
+    first, second = state(trained / "w.safetensors"), state(tmp_path / "w.safetensors")
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert main([*again, "--seed", "1"]) == 2
+    assert "belongs to another run" in capsys.readouterr().err
+
+
+def test_a_warm_start_begins_where_the_other_model_ended(trained, tmp_path):
+    options = ["--start", str(trained / "w.safetensors"), "--set", "learning_rate=0"]
+    (tmp_path / "deep").mkdir()
+    assert main(tiny("tiny-clean", tmp_path / "deep", *options)) == 0
+    first, second = state(trained / "w.safetensors"), state(tmp_path / "deep" / "w.safetensors")
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    record = json.loads((tmp_path / "deep" / "r.json").read_text())
+    assert record["start"] == "w.safetensors"
+    assert [row["row"] for row in record["rows"]] == ["clean"]  # a clean run is not attacked
+
+
+def test_images_of_ones_own_with_ranges_and_early_best(tmp_path):
+    images = load("photos", size=16, limit=48)
+    np.savez(tmp_path / "mine.npz", images=images.permute(0, 2, 3, 1).numpy())
+    own = ["--data", str(tmp_path / "mine.npz"), "--train", "0:32", "--tune", "32:40"]
+    own += ["--report", "40:48", "--set", "keep_best=true", "--set", "validate_every=2"]
+    assert main(tiny("tiny-clean", tmp_path, *own)) == 0
+    record = json.loads((tmp_path / "r.json").read_text())
+    assert record["data"] == {
+        "train": "mine.npz, images 0..31",
+        "tune": "mine.npz, images 32..39",
+        "report": "mine.npz, images 40..47",
+    }
+    assert record["scored_on"] == "tune: mine.npz, images 32..39"
+    assert [step for step, _ in record["validation"]] == [2, 4]
+    flow, reference = zoo.load(tmp_path / "w.safetensors", "cpu"), flows.glow((3, 16, 16), 2, 4, 32)
+    options = {"num_steps": 4, "batch_size": 16, "warmup_steps": 20, "progress": False}
+    options |= {"validation": images[32:40], "validate_every": 2, "keep_best": True}
+    fit(reference, images[:32], **options)
+    expected = reference.state_dict()
+    assert all(torch.equal(value, expected[key]) for key, value in flow.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--data", "mine.npz", "--train", "0:32"], r"say which images to report on, --report A:B"),
+        (["--data", "no-such-set", "--train", "0:9", "--report", "0:9"], r"no-such-set"),
+        (["--output", "weights.pt"], r"--output must end in .safetensors, got 'weights.pt'"),
+        (["--set", "batch_size=9000"], r"batch_size=9000 images, got 64"),
+        (["--start", "no-such-model"], r"no model 'no-such-model'"),
+        (["--model", "glow-9"], r"no preset 'glow-9'"),
+    ],
+)
+def test_wrong_arguments_end_in_one_sentence(arguments, message, tmp_path, capsys):
+    base = ["train", "--preset", "tiny-clean", *SHORT, "--output", str(tmp_path / "w.safetensors")]
+    ranges = [] if "--data" in arguments else ["--train", "0:64"]
+    assert main([*base, *ranges, *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error and "Traceback" not in error
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--set", "steps=3"], "'steps': choose one of loss"),
+        (["--train", "9:3"], "'9:3' is no range"),
+    ],
+)
+def test_options_that_do_not_exist_are_refused_at_once(arguments, message, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["train", "--preset", "tiny-clean", *arguments])
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["glow-photos-clean", "realnvp-photos-clean"])
+def test_presets_repeat_the_recipe_of_the_weights_that_ship(name):
+    preset, recipe = PRESETS[name], zoo.recipe(name)
+    defaults = inspect.signature(fit).parameters
+    unused = {"eps", "eps_warmup_steps", "attack_steps"}  # by a clean run, which stores zeros
+    for option in {*FIT_OPTIONS} & {*recipe} - unused:
+        assert preset["fit"].get(option, defaults[option].default) == recipe[option], option
+    assert recipe["loss"] == "clean" and "num_steps" in recipe
+    builder, arguments = preset["model"]
+    shipped = zoo.load(name, "cpu").config
+    assert json.loads(json.dumps(getattr(flows, builder)(**arguments).config)) == shipped
+    assert (preset["data"], preset["train"], preset["report"]) == (
+        "photos",
+        ("train", None),
+        ("test", None),
+    )
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_complete(name):
+    preset = PRESETS[name]
+    assert set(preset["fit"]) <= set(FIT_OPTIONS)
+    assert callable(getattr(flows, preset["model"][0]))
+    assert preset["train"] and preset["report"]
+    used = [preset[use] for use in USES if preset[use]]
+    assert all(split in SPLITS[preset["data"]] for split, _ in used)
+    loss = preset["fit"].get("loss", "clean")
+    assert name.endswith(loss)
+
+
+@pytest.mark.parametrize(
+    "data, ranges",
+    [
+        ("cifar10", [(0, 3200), (3200, 3400), (3400, 3600)]),
+        ("celeba", [(0, 9000), (9000, 9250), (9250, 9500)]),
+    ],
+)
+def test_ranges_of_the_real_sets(data, ranges):
+    presets = [preset for preset in PRESETS.values() if preset["data"] == data]
+    assert len(presets) >= 3
+    for preset in presets:
+        assert [preset[use] for use in USES] == [("train", limits) for limits in ranges]
+        assert preset["fit"]["keep_best"]
+
+
+def attack(folder, *more):
+    model = str(folder / "w.safetensors")
+    options = ["--eps", "4", "--limit", "3", "--steps", "2", "--quiet", "--seed", "5"]
+    return ["attack", model, *options, *more]
+
+
+def test_attack_prints_the_table_of_the_reporting_images(trained, tmp_path, capsys):
+    assert main(attack(trained, "--json", str(tmp_path / "new" / "a.json"))) == 0
+    flow = zoo.load(trained / "w.safetensors")
+    images = load("photos", split="test", size=16, limit=3)
+    table = robustness_table(
+        flow.log_prob,
+        images.to(next(flow.parameters()).device),
+        [4],
+        generator=torch.Generator().manual_seed(5),
+        attack_options={"num_steps": 2, "restarts": 1},
+    )
+    assert capsys.readouterr().out == table.to_markdown() + "\n"
+    record = json.loads((tmp_path / "new" / "a.json").read_text(), parse_constant=pytest.fail)
+    assert record["rows"] == json.loads(table.to_json())["rows"]
+    assert record["data"] == "photos, test all" and record["settings"]["num_images"] == 3
+    assert record["command"].startswith("python -m flowrob attack w.safetensors --eps 4")
+
+
+def test_two_processes_print_one_and_the_same_table(trained, capsys):
+    assert main(attack(trained)) == 0
+    alone = capsys.readouterr().out
+    launch = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "flowrob"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", *launch, *attack(trained)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout == alone  # printed to two decimals
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
+    many = ["--set", "num_steps=100000", "--set", "checkpoint_every=1"]
+    command = [sys.executable, "-m", "flowrob", *tiny("tiny-clean", tmp_path, *many)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    path, deadline = tmp_path / "run.safetensors", time.monotonic() + 120
+    while not path.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    error = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert "steps; saved in " in error and "the same command goes on" in error
+    reached = int(checkpoints.read(path)[0]["step"])
+    assert f"interrupted after {reached} steps" in error
+    assert not (tmp_path / "w.safetensors").exists() and not (tmp_path / "r.json").exists()
+
+
+def test_models_lists_all_that_ship_with_their_recipes(capsys):
+    assert main(["models"]) == 0
+    printed = capsys.readouterr().out
+    for name in zoo.names():
+        assert f"{name}\n  Flow on " in printed
+        assert f"  command: {zoo.recipe(name)['command']}" in printed
