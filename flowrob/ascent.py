@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from flowrob.balls import Ball, column, unit
+from flowrob.balls import Ball, check_ball, column, unit
 from flowrob.objectives import (
     Objective,
     Precise,
@@ -216,7 +216,7 @@ def pgd(
     Raises:
         ValueError: x outside the box, a negative radius, a random start without a generator, or
             an objective that averages over the batch.
-        TypeError: x is not a floating-point tensor.
+        TypeError: x is not a float32 or float64 tensor, or ball is none.
 
     >>> from flowrob.balls import LinfBall
     >>> attack = pgd(lambda x: x.sum(1), torch.tensor([[0.25, 0.5]]), LinfBall(0.125))
@@ -224,6 +224,7 @@ def pgd(
     tensor([[0.3750, 0.6250]])
     """
     x = check_start(x, box)
+    check_ball(ball)
     counts = {
         "num_steps": num_steps,
         "restarts": restarts,
@@ -343,9 +344,19 @@ def check_start(x: Tensor, box: Box) -> Tensor:
             f"x must be a floating-point tensor, got {kind}; attack uint8 images with "
             "flowrob.pixels.attack_images, or turn them into x with flowrob.data.dequantize"
         )
+    if x.dtype in (torch.float16, torch.bfloat16):
+        raise TypeError(
+            f"x is {x.dtype}, too coarse to stay in a ball: pass x.float(); a model in that "
+            "precision becomes lambda x: log_prob(x.to(dtype))"
+        )
     if x.dim() < 2:
-        raise ValueError(f"x must have shape (batch, ...), got {tuple(x.shape)}; use x[:, None]")
+        raise ValueError(
+            f"x must have shape (batch, ...), got {tuple(x.shape)}; "
+            "use x[None] for one sample, x[:, None] for one number per sample"
+        )
     x = x.detach()
+    if not bool(x.isfinite().all()):
+        raise ValueError("x must be finite; remove the samples that hold infinities or NaN")
     if box is not None and x.numel() and not bool(((x >= box[0]) & (x <= box[1])).all()):
         raise ValueError(
             f"x must lie in the box [{box[0]}, {box[1]}], got values from {x.min():.4g} to "
@@ -362,6 +373,12 @@ def diagnose(found: Attack, no_gradient: Tensor) -> list[str]:
         warnings.append(
             f"zero or non-finite gradients at some iterate of {dead} of {num} samples: try "
             "random_start=True, and flowrob.blackbox.square, which needs no gradient"
+        )
+    stuck = int((found.value <= found.start_value).sum())
+    if stuck:
+        warnings.append(
+            f"nothing was gained on {stuck} of {num} samples: try restarts=5 with a generator, or "
+            "smaller steps (a radius of 0 and a start at the maximum gain nothing either)"
         )
     num_steps = len(found.history) - 1
     if num_steps > 2:

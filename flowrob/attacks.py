@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from flowrob.ascent import Attack, Box, check_start, clip, pgd, slices
-from flowrob.balls import Ball, L2Ball, LinfBall
+from flowrob.balls import Ball, L2Ball, LinfBall, check_ball
 from flowrob.gaussian import GaussianFlow, worst_case
 from flowrob.objectives import (
     Composite,
@@ -99,6 +99,7 @@ def raise_likelihood(
 
 def _schedule(using: Callable[..., Attack], ball: Ball, radii: float, options: dict) -> dict:
     """The options, with a cosine from ``radii`` * radius to 0 where pgd is given no schedule."""
+    check_ball(ball)
     if using is not pgd or "schedule" in options:
         return options
     return {"schedule": "cosine", "step_size": radii * ball.radius, **options}
@@ -180,6 +181,7 @@ def universal_perturbation(
     x = check_start(x, box)
     if not len(x):
         raise ValueError("x holds no images; pass at least one to fit on")
+    check_ball(ball)
     if isinstance(ball.radius, Tensor) and ball.radius.dim():
         raise ValueError("one perturbation needs one radius, got one per image; pass a number")
     parts = slices(len(x), batch_size)

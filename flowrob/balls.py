@@ -9,6 +9,7 @@ and how to round a perturbation of grey levels to integers without leaving the b
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import SupportsFloat
 
 import torch
 from torch import Tensor
@@ -52,6 +53,10 @@ def _radius(radius: float | Tensor, like: Tensor) -> Tensor:
 @dataclass(frozen=True)
 class _Ball:
     radius: float | Tensor
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.radius, SupportsFloat):  # checked further by .on, beside x
+            raise TypeError(f"radius must be a number or a tensor, got {self.radius!r}")
 
     def on(self, x: Tensor, part: slice = slice(None)) -> _Ball:
         """This ball with its radius checked and shaped for ``x[part]``."""
@@ -139,3 +144,8 @@ class L2Ball(_Ball):
 
 
 Ball = LinfBall | L2Ball
+
+
+def check_ball(ball: Ball) -> None:
+    if not isinstance(ball, _Ball):
+        raise TypeError(f"ball must be LinfBall(radius) or L2Ball(radius), got {ball!r}")

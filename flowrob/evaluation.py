@@ -23,7 +23,7 @@ from flowrob.balls import LinfBall
 from flowrob.bijections import Bijection, Chain, MultiScale
 from flowrob.flows import Flow
 from flowrob.objectives import Objective, in_double, mixture, uniform
-from flowrob.pixels import attack_images, dequantization_noise, score_images
+from flowrob.pixels import GOALS, attack_images, dequantization_noise, score_images
 from flowrob.tables import Table
 
 __all__ = [
@@ -74,6 +74,7 @@ def gibbs_floor(eps: int, images: Tensor | None = None) -> float:
 
     Raises:
         ValueError: eps is not an integer in 0..255.
+        TypeError: images are not uint8.
 
     >>> [round(gibbs_floor(eps), 2) for eps in (0, 1, 2, 4, 8)]
     [0.0, 1.58, 2.32, 3.17, 4.09]
@@ -83,6 +84,7 @@ def gibbs_floor(eps: int, images: Tensor | None = None) -> float:
     count = 2 * int(eps) + 1
     if images is None:
         return math.log2(count)
+    _check_images(images)
     level = torch.arange(256, dtype=torch.float64, device=images.device)
     at_ends = (eps + 1 - torch.stack((level, 255 - level))).clamp(min=1)  # outcomes that merge
     entropy = math.log2(count) - (at_ends * at_ends.log2()).sum(0) / count
@@ -151,9 +153,16 @@ def _integer_noise(images: Tensor, eps: int, generator: torch.Generator) -> Tens
     return (images.int() + noise.to(images.device)).clamp(0, 255).to(torch.uint8)
 
 
+def _check_images(images: Tensor, name: str = "images") -> None:
+    if not isinstance(images, Tensor) or images.dtype != torch.uint8:
+        raise TypeError(f"{name} must be uint8, got {getattr(images, 'dtype', type(images))}")
+    if not len(images):
+        raise ValueError(f"{name} is empty; pass at least one")
+
+
 def _check_eps(eps: Iterable[int]) -> list[int]:
     eps = list(eps)
-    if not eps or any(e != int(e) or not 0 <= e <= 255 for e in eps):
+    if not eps or any(not 0 <= e <= 255 or e != int(e) for e in eps):
         raise ValueError(f"eps must hold integers in 0..255 (grey levels), got {eps}")
     return sorted({int(e) for e in eps})
 
@@ -204,14 +213,19 @@ def robustness_table(
 
     Raises:
         TypeError: images are not uint8.
-        ValueError: no images, or eps that are not integers.
+        ValueError: no images or models, eps that are not integers, an unknown goal, a weight
+            outside (0, 1), or a norm other than l_inf among the attack's options.
     """
     models = dict(models) if isinstance(models, Mapping) else {"model": models}
     options, eps = dict(attack_options or {}), _check_eps(eps)
-    if not isinstance(images, Tensor) or images.dtype != torch.uint8:
-        raise TypeError(f"images must be uint8, got {getattr(images, 'dtype', type(images))}")
-    if not len(images):
-        raise ValueError("images is empty; pass at least one")
+    _check_images(images)
+    if not models:
+        raise ValueError("models is empty; pass a log_prob, or several by name")
+    if goal not in GOALS:
+        raise ValueError(f'goal must be "lower" or "raise", got {goal!r}')
+    if options.get("norm", LinfBall) is not LinfBall:
+        raise ValueError("the rows share one l_inf ball; for another norm use pixels.attack_images")
+    uniform_ceiling(uniform_weight, 1)  # checks the weight
     num_dims = math.prod(images.shape[1:])
     scoring = dequantization_noise(images, "fixed", generator)
     noisy = {e: _integer_noise(images, e, generator) for e in eps if e}
@@ -234,7 +248,7 @@ def robustness_table(
                     **options,
                 )
                 warnings += [f"{name}, eps {e}: {warning}" for warning in attack.warnings]
-                rounded = images + LinfBall(float(e)).round(attack.x - images)
+                rounded = images + LinfBall(float(e)).round(attack.x.float() - images)
                 inputs = {"attacked": attack.x, "attacked 8-bit": rounded.to(torch.uint8)}
                 inputs["noise"] = noisy[e]
             for row, levels in inputs.items():
@@ -315,8 +329,14 @@ def detection_table(
     Returns:
         A :class:`Table`. ``values[eps, which]`` are log-likelihoods in nats per image, with which
         "in clean", "in noise", "in attacked", "out clean" or "out attacked".
+
+    Raises:
+        TypeError: images are not uint8.
+        ValueError: no images, or eps that are not integers.
     """
     options, eps = dict(attack_options or {}), _check_eps(eps)
+    _check_images(in_images, "in_images")
+    _check_images(out_images, "out_images")
     sets = {"in": in_images, "out": out_images}
     scoring = {k: dequantization_noise(v, "fixed", generator) for k, v in sets.items()}
     goals = {"in": "lower", "out": "raise"}
@@ -415,11 +435,14 @@ def anatomy(flow: Flow, x: Tensor, x_attacked: Tensor) -> Anatomy:
         An :class:`Anatomy`, in bits/dim.
 
     Raises:
-        ValueError: the two inputs differ in shape.
+        TypeError: flow is not a Flow, or an input not of floating point.
+        ValueError: the two inputs differ in shape, or do not fit the flow.
     """
+    if not isinstance(flow, Flow):
+        raise TypeError(f"flow must be a flowrob.flows.Flow, got {type(flow).__name__}")
     if x.shape != x_attacked.shape:
         raise ValueError(f"x has shape {tuple(x.shape)}, x_attacked {tuple(x_attacked.shape)}")
-    both = torch.cat((x, x_attacked)).detach().double()
+    both = torch.cat((flow._check(x), flow._check(x_attacked, "x_attacked"))).detach().double()
     walk = _Walk(both)
     with torch.no_grad():
         rest = walk.visit(in_double(flow).bijection, both)

@@ -75,9 +75,15 @@ class Flow(nn.Module):
         return x
 
     def initialize(self, x: Tensor) -> None:
-        """Data-dependent initialisation (ActNorm) on one clean batch ``x``; call it once."""
+        """Data-dependent initialisation (ActNorm) on one clean batch ``x``; call it once.
+
+        Raises:
+            ValueError: x is empty, not finite, or of another shape than (batch, *event_shape).
+        """
+        if not self._check(x).numel() or not bool(x.isfinite().all()):
+            raise ValueError("x must hold at least one sample and only finite numbers")
         with torch.no_grad():
-            self.bijection.initialize(self._check(x))
+            self.bijection.initialize(x)
 
     def forward(self, x: Tensor) -> Tensor:
         """The same as :meth:`log_prob`, so that wrappers such as DistributedDataParallel work."""
@@ -307,7 +313,7 @@ def plane_flow(
     between. Trains in seconds.
 
     >>> plane_flow(num_steps=3, width=8)
-    Flow on 2: D = 2, 360 parameters
+    Flow on 2: D = 2, 348 parameters
       3 x [ActNorm -> InvertibleConv1x1 -> AffineCoupling]
 
     Args:

@@ -163,7 +163,7 @@ def _checked(value: Tensor, x: Tensor) -> Tensor:
         got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise ValueError(
             f"the objective must return one value per sample, shape ({len(x)},), got {got}; "
-            "do not average over the batch"
+            "pass a log_prob, sum over the features, do not average over the batch"
         )
     return value
 
@@ -188,7 +188,7 @@ class Precise:
                 value = evaluate(samples(self.twin, part), x.double())
                 if value.dtype == torch.float64:
                     return value
-            except (RuntimeError, TypeError):  # float32 constants inside: score in float32
+            except (RuntimeError, TypeError, ValueError, AssertionError):  # made for float32 only
                 pass
             self.twin = None
         return evaluate(samples(self.objective, part), x)

@@ -102,13 +102,15 @@ def attack_images(
         those of the attack's own noise: a little optimistic for the attacker.
 
     Raises:
-        TypeError: images are not uint8.
+        TypeError: images are not uint8, or norm is no class of balls.
         ValueError: unknown goal or noise, or an l_inf radius below 1 with quantize.
     """
     if not isinstance(images, Tensor) or images.dtype != torch.uint8:
         raise TypeError(f"images must be uint8, got {getattr(images, 'dtype', type(images))}")
     if goal not in GOALS:
         raise ValueError(f'goal must be "lower" or "raise", got {goal!r}')
+    if not (isinstance(norm, type) and issubclass(norm, Ball)):
+        raise TypeError(f"norm must be the class LinfBall or L2Ball, got {norm!r}")
     if quantize and norm is LinfBall and 0 < eps < 1:
         raise ValueError(f"eps={eps} grey levels hold no other 8-bit image; use eps >= 1")
     draws = dequantization_noise(images, noise, generator, num_draws)

@@ -17,6 +17,7 @@ import os
 import signal
 import threading
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -154,8 +155,9 @@ def fit(
     Raises:
         ValueError: an unknown loss, optimizer or attack_dtype, a share for another loss than
             "hybrid" or outside (0, 1), keep_best without validation, explode_above <= 1, fewer
-            images than batch_size, fewer than one per process, or a checkpoint of another run.
-        TypeError: images are not uint8.
+            images than batch_size, fewer than one per process, counts below 1, an ema_decay or
+            max_grad_norm out of range, or a checkpoint of another run or of other images.
+        TypeError: the flow is not a Flow, or the images are not uint8.
         TrainingDiverged: the loss or its gradient is not finite, or the loss exploded; the last
             good checkpoint is named.
     """
@@ -172,8 +174,23 @@ def fit(
         raise ValueError("keep_best=True needs validation=images to choose by")
     if not explode_above > 1.0:
         raise ValueError(f"explode_above must be greater than 1, got {explode_above}")
-    if images.dtype != torch.uint8:
-        raise TypeError(f"images must be uint8 (N, C, H, W), got {images.dtype}")
+    if not isinstance(flow, Flow):
+        raise TypeError(f"flow must be a flowrob.flows.Flow, got {type(flow).__name__}")
+    counts = {"num_steps": num_steps, "batch_size": batch_size, "validate_every": validate_every}
+    for name, value in {**counts, "checkpoint_every": checkpoint_every}.items():
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    if not (0.0 <= ema_decay < 1.0 and max_grad_norm > 0.0):
+        raise ValueError(
+            f"ema_decay must lie in [0, 1) and max_grad_norm above 0, got {ema_decay} and "
+            f"{max_grad_norm}"
+        )
+    for name, value in {"images": images, "validation": validation}.items():
+        if value is not None and not (isinstance(value, Tensor) and value.dtype == torch.uint8):
+            got = value.dtype if isinstance(value, Tensor) else type(value).__name__
+            raise TypeError(f"{name} must be a uint8 tensor (N, C, H, W), got {got}")
+    if validation is not None and not len(validation):
+        raise ValueError("validation is empty; pass at least one image, or None")
     if len(images) < batch_size:
         raise ValueError(f"need at least batch_size={batch_size} images, got {len(images)}")
     group = join()
@@ -199,6 +216,7 @@ def fit(
         "keep_best": keep_best,
         "seed": seed,
         "num_images": len(images),
+        "images_crc32": zlib.crc32(images.cpu().numpy().tobytes()),
     }
     if share:
         recipe |= {**asdict(adversary), "reuse_perturbations": reuse_perturbations}

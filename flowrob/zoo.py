@@ -110,7 +110,7 @@ def save(flow: Flow, path: str | os.PathLike, recipe: dict) -> Path:
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"path must end in .safetensors, got {path.name!r}")
-    if flow.config is None:
+    if getattr(flow, "config", None) is None:
         raise ValueError("this flow has no config; build it with flowrob.flows.glow or a sibling")
     metadata = {
         "flowrob": "model",
@@ -163,7 +163,8 @@ def import_state_dict(
         The flow in eval mode, on the CPU, in the dtype of the weights.
 
     Raises:
-        ValueError: unknown layout, or keys that are missing or belong to no part of this layout.
+        ValueError: unknown layout, keys that are missing or belong to no part of this layout, or
+            an image_shape that does not fit.
     """
     if layout not in _LAYOUTS:
         raise ValueError(f"layout must be one of {sorted(_LAYOUTS)}, got {layout!r}")
@@ -174,6 +175,11 @@ def import_state_dict(
         raise ValueError(f"state_dict has no {error}, which layout {layout!r} needs") from error
     if rest or not levels:
         raise ValueError(f"state_dict is not a Glow in layout {layout!r}: left over {sorted(rest)}")
+    if len(levels[0][0][0].bias) != 4 * image_shape[0]:
+        raise ValueError(
+            f"image_shape={tuple(image_shape)}: the state_dict is for images of "
+            f"{len(levels[0][0][0].bias) // 4} channels"
+        )
     flow = flows.glow(
         tuple(image_shape),
         num_levels=len(levels),

@@ -644,7 +644,8 @@ def test_mixture_is_never_much_worse_than_either_part(gaussian, flow, x):
     ("changes", "words"),
     [
         ({"x": torch.full((2, 3), 1.5)}, r"must lie in the box \[0.0, 1.0\]"),
-        ({"x": torch.full((3,), 0.5)}, r"shape \(batch, \.\.\.\)"),
+        ({"x": torch.full((3,), 0.5)}, r"shape \(batch, \.\.\.\).*x\[None\] for one sample"),
+        ({"x": torch.full((2, 3), math.nan), "box": None}, "x must be finite"),
         ({"ball": LinfBall(-1.0)}, "radius must be finite"),
         ({"ball": L2Ball(torch.ones(3))}, r"shape \(2,\)"),
         ({"num_steps": 0}, "num_steps must be a positive integer, got 0"),
@@ -654,6 +655,7 @@ def test_mixture_is_never_much_worse_than_either_part(gaussian, flow, x):
         ({"step_size": math.nan}, "step_size must be finite"),
         ({"random_start": True}, "generator"),
         ({"objective": lambda y: y.sum()}, "one value per sample"),
+        ({"objective": lambda y: y**2}, r"got \(2, 3\); .*sum over the features"),
         ({"objective": lambda y: y.detach().sum(1)}, "does not depend on x"),
     ],
 )
@@ -662,6 +664,42 @@ def test_errors_name_the_argument(changes, words):
     objective, x, ball = (arguments.pop(k) for k in ("objective", "x", "ball"))
     with pytest.raises(ValueError, match=words):
         pgd(objective, x, ball, **arguments)
+
+
+def test_a_number_is_no_ball_and_a_list_no_radius(flow, images, x):
+    for attack in (pgd, lower_likelihood, raise_likelihood, universal_perturbation):
+        with pytest.raises(TypeError, match=r"ball must be LinfBall\(radius\).*got 0.1"):
+            attack(quiet, x, 0.1)
+    for radius in ([0.1, 0.2], "far", None):
+        with pytest.raises(TypeError, match="radius must be a number or a tensor"):
+            LinfBall(radius)
+    for norm in ("linf", LinfBall(1.0)):
+        with pytest.raises(TypeError, match="norm must be the class LinfBall or L2Ball"):
+            attack_images(flow.log_prob, images, 1, norm=norm, generator=seeded())
+
+
+@pytest.mark.parametrize("error", [ValueError, AssertionError])
+def test_a_model_that_refuses_float64_is_scored_in_float32(error):
+    def picky(y):
+        if y.dtype != torch.float32:
+            raise error(y.dtype)
+        return y.sum(1)
+
+    found = pgd(picky, torch.full((2, 3), 0.5), LinfBall(0.25))
+    assert found.value.dtype == torch.float32
+    assert torch.equal(found.value, torch.full((2,), 2.25))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_for_the_model_not_for_x(dtype):
+    x = torch.rand(4, 3, 8, 8, generator=seeded())
+    ball = LinfBall(1 / 256)
+    with pytest.raises(TypeError, match=rf"x is {dtype}, too coarse.*x.float\(\)"):
+        lower_likelihood(lambda y: -y.square().flatten(1).sum(1), x.to(dtype), ball)
+    found = lower_likelihood(lambda y: -y.to(dtype).square().flatten(1).sum(1), x, ball)
+    assert found.x.dtype == torch.float32
+    assert bool((ball.size(found.x - x) <= ball.radius * (1 + 1e-6)).all())
+    assert bool((found.value > found.start_value).all())
 
 
 def test_uint8_images_are_pointed_to_their_own_attack(flow, images):
@@ -684,3 +722,14 @@ def test_a_parameter_of_the_module_does_not_stand_in_for_x():
     model = nn.Linear(3, 1)
     with pytest.raises(ValueError, match="does not depend on x"):
         pgd(lambda y: model(y.detach()).flatten(), torch.full((2, 3), 0.5), LinfBall(0.1))
+
+
+def test_an_attack_that_gains_nothing_says_so():
+    def hill(x):  # a start at the top: no step gains
+        return -x.square().flatten(1).sum(1)
+
+    start = torch.tensor([[0.0, 0.0], [0.5, 0.0]])
+    attack = pgd(hill, start, L2Ball(0.1), box=None)
+    assert any("nothing was gained on 1 of 2 samples" in warning for warning in attack.warnings)
+    moved = pgd(hill, start[1:], L2Ball(0.1), box=None)
+    assert not any("nothing was gained" in warning for warning in moved.warnings)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
+from flowrob.balls import L2Ball
 from flowrob.bijections import ActNorm, Chain
 from flowrob.evaluation import (
     _auroc,
@@ -269,12 +270,52 @@ def test_table_formats():
         ({"images": torch.zeros(0, 1, 2, 2, dtype=torch.uint8)}, ValueError, "images is empty"),
         ({"noise": "none"}, ValueError, "noise must be"),
         ({"goal": "up"}, ValueError, "goal must be"),
+        ({"goal": "up", "eps": (0,)}, ValueError, "goal must be"),
+        ({"eps": (math.inf,)}, ValueError, "eps must hold integers"),
+        ({"models": {}}, ValueError, "models is empty"),
+        ({"uniform_weight": 2.0}, ValueError, r"weight must lie in \(0, 1\), got 2"),
+        ({"attack_options": {"norm": L2Ball}}, ValueError, "l_inf ball"),
     ],
 )
 def test_errors_name_the_argument(changes, error, words):
-    arguments = {"images": torch.zeros(1, 1, 2, 2, dtype=torch.uint8), "eps": (1,)} | changes
+    black = torch.zeros(1, 1, 2, 2, dtype=torch.uint8)
+    arguments = {"models": triangle, "images": black, "eps": (1,)} | changes
     with pytest.raises(error, match=words):
-        robustness_table(triangle, generator=seeded(), **arguments)
+        robustness_table(generator=seeded(), **arguments)
+
+
+def test_an_attack_that_returns_8_bit_images_makes_both_rows():
+    grey = torch.full((2, 1, 2, 2), 100, dtype=torch.uint8)
+
+    def density(x):  # prefers light: the attack goes down, where uint8 differences would wrap
+        return triangle(1.0 - x)
+
+    options = {"attack_options": {"quantize": True}, "generator": seeded()}
+    table = robustness_table(density, grey, (4,), **options)
+    for row in ("attacked", "attacked 8-bit"):
+        assert torch.equal(table.images["model", 4, row], grey - 4)
+
+
+@pytest.mark.parametrize("which", ["in_images", "out_images"])
+def test_detection_takes_8_bit_images_only(which):
+    black = torch.zeros(1, 1, 2, 2, dtype=torch.uint8)
+    cases = ((black.float(), TypeError, "uint8"), (black[:0], ValueError, "empty"))
+    for bad, error, words in cases:
+        sets = {"in_images": black, "out_images": black} | {which: bad}
+        with pytest.raises(error, match=f"{which} .*{words}"):
+            detection_table(triangle, **sets, eps=(0,), generator=seeded())
+    with pytest.raises(TypeError, match="images must be uint8"):
+        gibbs_floor(1, black.float())
+
+
+def test_anatomy_takes_flows_and_numbers(flow, images):
+    x = torch.rand(2, 3, 8, 8, generator=seeded())
+    with pytest.raises(TypeError, match=r"flow must be a flowrob\.flows\.Flow, got method"):
+        anatomy(flow.log_prob, x, x)
+    with pytest.raises(TypeError, match="x_attacked must be a floating-point tensor"):
+        anatomy(flow, x, images[:2])
+    with pytest.raises(ValueError, match="x must have shape"):
+        anatomy(flow, x[:, :1], x[:, :1])
 
 
 def test_detection_by_hand():

@@ -296,6 +296,9 @@ def test_wrong_inputs_are_refused(name):
         flow.log_prob(x[..., :1])
     with pytest.raises(ValueError, match=rf"z must hold {flow.num_dims} latents"):
         flow.decode(torch.zeros(2, flow.num_dims + 1).double())
+    for bad in (x[:0], x * math.nan):
+        with pytest.raises(ValueError, match="at least one sample and only finite numbers"):
+            flow.initialize(bad)
 
 
 @pytest.mark.gpu

@@ -428,6 +428,8 @@ def test_truncated_foreign_and_mismatched_checkpoints_are_refused(images, tmp_pa
     with pytest.raises(ValueError, match=r"another run.*'flow'"):
         other = glow(**{**SMALL, "width": 4})
         fit(other, images, num_steps=2, checkpoint=path, **FAST)
+    with pytest.raises(ValueError, match=r"another run.*'images_crc32'"):
+        fit(glow(**SMALL), images.flip(0), num_steps=2, checkpoint=path, **FAST)
     foreign = tmp_path / "foreign.safetensors"
     save_file(load_file(path), foreign)
     with pytest.raises(ValueError, match="not a flowrob checkpoint"):
@@ -455,7 +457,17 @@ def test_wrong_arguments(images):
         fit(glow(**SMALL), images, keep_best=True)
     with pytest.raises(ValueError, match="explode_above must be greater than 1, got 1"):
         fit(glow(**SMALL), images, explode_above=1.0)
-    with pytest.raises(TypeError, match="images must be uint8"):
+    with pytest.raises(TypeError, match=r"images must be a uint8 tensor.*got torch\.float32"):
         fit(glow(**SMALL), images / 256)
+    with pytest.raises(TypeError, match="flow must be a flowrob"):
+        fit(torch.nn.Linear(2, 2), images)
+    for name in ("num_steps", "batch_size", "validate_every", "checkpoint_every"):
+        with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
+            fit(glow(**SMALL), images, **{name: 0})
+    for wrong in ({"ema_decay": 2.0}, {"max_grad_norm": 0.0}):
+        with pytest.raises(ValueError, match="ema_decay must lie in .* max_grad_norm above 0"):
+            fit(glow(**SMALL), images, **wrong)
+    with pytest.raises(ValueError, match="validation is empty"):
+        fit(glow(**SMALL), images, validation=images[:0])
     with pytest.raises(ValueError, match="batch_size=64 images, got 10"):
         fit(glow(**SMALL), images[:10])

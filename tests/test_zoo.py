@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
+import flowrob
 from flowrob import flows, zoo
 from flowrob.bijections import ActNorm
 
@@ -53,6 +54,8 @@ def test_save_and_load_give_the_same_density_and_recipe(kind, tmp_path):
 def test_load_uses_the_device_asked_for(tmp_path, monkeypatch):
     path = zoo.save(trained("plane_flow")[0], tmp_path / "model.safetensors", {})
     assert {p.device.type for p in zoo.load(path, "meta").parameters()} == {"meta"}
+    monkeypatch.setenv("FLOWROB_DEVICE", "")  # as if it were not set
+    assert flowrob.device().type == ("cuda" if torch.cuda.is_available() else "cpu")
     monkeypatch.setenv("FLOWROB_DEVICE", "cpu")
     assert {p.device.type for p in zoo.load(path).parameters()} == {"cpu"}
 
@@ -101,6 +104,8 @@ def test_errors_say_what_to_do(tmp_path):
         zoo.load(path)
     with pytest.raises(ValueError, match="has no config"):
         zoo.save(flows.Flow(ActNorm(2), (2,)), tmp_path / "model.safetensors", {})
+    with pytest.raises(ValueError, match="has no config"):
+        zoo.save(ActNorm(2), tmp_path / "model.safetensors", {})
 
 
 def test_shipped_models_are_small_and_load():
@@ -286,6 +291,8 @@ def test_import_names_what_does_not_fit():
     extra = {**state, "project_ycond.logs": torch.zeros(2)}
     with pytest.raises(ValueError, match=r"left over .*project_ycond.logs"):
         zoo.import_state_dict(extra, "y0ast", (1, 8, 8))
+    with pytest.raises(ValueError, match=r"image_shape=\(3, 8, 8\).* images of 1 channels"):
+        zoo.import_state_dict(state, "y0ast", (3, 8, 8))
     del state["flow.layers.1.block.2.conv.weight"]
     with pytest.raises(ValueError, match=r"has no 'flow.layers.1.block.2.conv.weight'"):
         zoo.import_state_dict(state, "y0ast", (1, 8, 8))
