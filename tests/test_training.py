@@ -465,7 +465,7 @@ def test_wrong_arguments(images):
         with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
             fit(glow(**SMALL), images, **{name: 0})
     for wrong in ({"ema_decay": 2.0}, {"max_grad_norm": 0.0}):
-        with pytest.raises(ValueError, match="ema_decay must lie in .* max_grad_norm above 0"):
+        with pytest.raises(ValueError, match=r"ema_decay must lie in .* max_grad_norm above 0"):
             fit(glow(**SMALL), images, **wrong)
     with pytest.raises(ValueError, match="validation is empty"):
         fit(glow(**SMALL), images, validation=images[:0])
