@@ -118,3 +118,15 @@ def test_an_attack_that_goes_nowhere_or_raises_is_reported_as_such():
         raise KeyError("no label")
 
     assert script.outcome({"4": measure(fails)}) == "KeyError: 'no label'"
+
+
+def test_robustness_is_what_its_generator_makes_of_the_results(tmp_path):
+    spec = importlib.util.spec_from_file_location("robust", ROOT / "docs/build_robustness.py")
+    robustness = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(robustness)
+    published = (ROOT / "docs/robustness.md").read_text(encoding="utf-8")
+    assert published == robustness.render(), "run python docs/build_robustness.py"
+    run = json.loads((ROOT / "results/attack-glow-photos-clean.json").read_text(encoding="utf-8"))
+    run["rows"][1]["mean"] = 1234.5
+    (tmp_path / "attack-glow-photos-clean.json").write_text(json.dumps(run), encoding="utf-8")
+    assert robustness.render(tmp_path).count("1,234") == 2  # in its table and beside the paper

@@ -1,0 +1,87 @@
+"""Writes docs/robustness.md from results/attack-*.json: the shipped models under attack.
+
+    python docs/build_robustness.py
+
+measures nothing: each table shows what `python -m flowrob attack` wrote. tests/test_docs.py
+asserts that the file is up to date, so that no number in it is typed.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from flowrob import paper
+
+ROOT = Path(__file__).parents[1]
+
+HEAD = """# The shipped models under attack
+
+Bits/dim of held-out images; lower is more likely. *attacked* is 20 steps of projected gradient
+ascent in the l_inf ball of eps grey levels, *8-bit* the same rounded to a valid image, *noise*
+uniform integers of the same size. The interval is a 95% bootstrap of the mean over images, so it
+does not know of a tail that these images have not shown: read the median and the quartiles beside
+it. *floor* is what no normalised density can go below on average over the noise. A warning of the
+attack is printed with its table: with one, the truth is worse than the row.
+
+This file is written by `python docs/build_robustness.py` from `results/attack-*.json`.
+"""
+
+COLUMNS = ("eps", "row", "mean", "95% of the mean", "median", "quartiles", "not finite", "floor")
+
+
+def number(value: float) -> str:
+    return f"{value:.2f}" if value < 1000 else f"{value:,.0f}"
+
+
+def table(run: dict) -> str:
+    lines = [COLUMNS, ["---"] * len(COLUMNS)]
+    for row in run["rows"]:
+        lines.append(
+            (
+                str(row["eps"]),
+                row["row"],
+                number(row["mean"]),
+                f"{number(row['low'])} to {number(row['high'])}",
+                number(row["median"]),
+                f"{number(row['q25'])} to {number(row['q75'])}",
+                str(row["nonfinite"]),
+                number(row["floor"]) if row["eps"] else "",
+            )
+        )
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def section(run: dict) -> str:
+    versions = ", ".join(f"{name} {value}" for name, value in run["versions"].items())
+    made = (
+        f"{run['settings']['num_images']} images ({run['data']}), seed {run['seed']}, "
+        f"{run['duration_s']:.0f} s on {run['date']} with {versions}:"
+    )
+    warnings = "".join(f"\n* Warning: {warning}" for warning in run["warnings"])
+    return f"## {run['model']}\n\n{made}\n`{run['command']}`\n\n{table(run)}\n{warnings}"
+
+
+def beside_the_paper(runs: list[dict]) -> str:
+    """The attacked means in one row per model, with the clean row of the paper's Table 1."""
+    row = paper.table_1("clean")
+    lines = [["mean NLL (bits/dim) at eps", *map(str, row.eps)], ["---"] * 6]
+    lines.append([f"paper, {row.source}: {row.model} on {row.data}", *map(number, row.nll)])
+    for run in runs:
+        kinds = {(r["eps"], r["row"]): r["mean"] for r in run["rows"]}
+        means = [kinds[e, "attacked" if e else "clean"] for e in row.eps]
+        lines.append([f"{run['model']}, {run['data']}", *map(number, means)])
+    body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    text = "Other images, other sizes of model, so only the shape can be compared:"
+    return f"## Beside the paper's clean row\n\n{text}\n\n{body}\n"
+
+
+def render(results: Path = ROOT / "results") -> str:
+    """The whole of docs/robustness.md."""
+    paths = sorted(results.glob("attack-*.json"))
+    runs = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    return "\n".join([HEAD, beside_the_paper(runs), *(section(run) for run in runs)]) + "\n"
+
+
+if __name__ == "__main__":
+    Path(__file__).with_name("robustness.md").write_text(render(), encoding="utf-8")
