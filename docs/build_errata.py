@@ -304,8 +304,8 @@ HEAD = """# Errata: Section 3 of the paper, checked
 *"Adversarial Robustness of Flow-Based Generative Models", Pope, Balaji and Feizi, AISTATS 2020.*
 
 Re-deriving Section 3 line by line turned up ten slips of the kind that any paper has. None of them
-touches its experiments or its message, and every formula below is easily repaired. The eleventh
-entry is an open question, not a finding. *Printed* says in our words what the paper prints.
+touches its experiments, and every formula below is easily repaired. The eleventh entry is an open
+question, not a finding. *Printed* says in our words what the paper prints.
 
 This file is written by `python docs/build_errata.py`, which computes every number in it.
 `python docs/build_errata.py 3` prints entry 3 alone, and each row is asserted by a test of its own:

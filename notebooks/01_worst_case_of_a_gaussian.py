@@ -10,7 +10,7 @@
 # * **Learn**: why the worst step turns from the gradient to the axis of smallest variance, when it
 #   is not unique, and how to *prove* that no step is worse.
 # * **Need**: eigenvectors, the Gaussian density, Lagrange multipliers. No deep learning.
-# * **Minutes**: 25 to read; half a minute for all cells on 2 cores.
+# * **Minutes**: 25 to read; some ten seconds for all cells on 2 cores.
 # * **Paper**: Sections 3 and 3.1 with Theorem 3.1, and the plane pictures of Figure 2, of Pope,
 #   Balaji and Feizi, *Adversarial Robustness of Flow-Based Generative Models* (AISTATS 2020).
 
@@ -173,9 +173,9 @@ assert to_gradient[0] > 0.99 and to_u_min[-1] > 0.999
 # **What we see.** Left: the tip of the worst step (red) as the radius grows leaves $x$ along the
 # gradient and bends into the direction $u_{\min}$. Right: the two cosines change places at a
 # radius smaller than all three lengths. The scale is another one: the linear part of the drop,
-# $\varepsilon|g|$, and the quadratic part, $\varepsilon^2/(2\lambda_1)$, are alike where
-# $\varepsilon$ is between one and two times $\lambda_1|g|$. A thin density turns the attacker
-# early.
+# $\varepsilon|g|$, and the quadratic part, $\varepsilon^2/(2\lambda_1)$, are equal at
+# $\varepsilon = 2\lambda_1|g|$, and the half turn comes a little before. A thin density turns the
+# attacker early.
 #
 # ## 4. Three special cases
 #
@@ -337,8 +337,8 @@ for ax, (name, target, point, truth) in zip(panels, cases, strict=True):
 # **What we see.** The nats still missing after each step. Left, the first point: from 0 (red) PGD
 # converges to the exact optimum, while some random starts (grey, at the top) end on the lower hill
 # of beat 2. Right, the hard case: at $x$ the gradient points exactly to the dip, which by symmetry
-# PGD never leaves, while random starts get away. So start at 0, *and* restart at random. The exact
-# answer has tested the attack.
+# PGD never leaves, while random starts get away, a few of them slowly. So start at 0, *and* restart
+# at random. The exact answer has tested the attack.
 #
 # ## 7. Photographs, and a glimpse of deep attacks
 #
@@ -381,7 +381,7 @@ for (left, right), (name, step) in zip(panels[1:], rows.items(), strict=True):
 # smooth, and its attacks are attacks on smoothness. Remember the grain when you attack a deep
 # flow.
 #
-# **Predict.** Four grey levels of noise are invisible. How many bits per dimension does each step
+# **Predict.** Four grey levels of noise are hard to see (third row). How many bits per dimension does each step
 # cost?
 
 # %%

@@ -10,7 +10,7 @@
 # * **Learn**: why its sign is free, why that decides whether training helps, what *water-filling*
 #   is, and how a chequerboard transfers to a deep flow.
 # * **Need**: notebook 01. Eigenvectors and the Gaussian density.
-# * **Minutes**: 25 to read; half a minute for all cells on 2 cores.
+# * **Minutes**: 25 to read; a quarter of a minute for all cells on 2 cores.
 # * **Paper**: Section 3.3 of Pope, Balaji and Feizi, *Adversarial Robustness of Flow-Based
 #   Generative Models* (AISTATS 2020), with its remark on training.
 
@@ -197,7 +197,7 @@ assert torch.allclose(closed[:2, 1], closed[0, 0] * torch.tensor([-1.0, 3.0]))
 # **What we see.** Bars are simulated, black ticks the closed form; all twelve agree. Trained with
 # one sign, the model finds the same step *more* likely than the clean data (a negative drop): it
 # was trained for just that. The other sign costs it three times what the clean model lost. With
-# random signs no step does much, and minimax is better still.
+# random signs no step does much, and against the best step minimax is better still.
 #
 # ## 4. Training forgets, unless it remembers
 #
@@ -231,7 +231,7 @@ assert last["with memory"] < 1.05 * last["minimax"]
 # **What we see.** Left, on a logarithmic axis: one sign (grey) stays worse than no training at all.
 # Random signs (red) swing to and fro: each round defends against the last attack and forgets the
 # one before. If a model keeps part of its old covariance (blue; the kept share grows from round to
-# round), it comes to rest at the minimax value (black). Right: what clean data lose. One sign pays
+# round), it closes in on the minimax value (black). Right: what clean data lose. One sign pays
 # most, and gets nothing for it.
 #
 # ## 5. Fill the valleys with water
@@ -335,8 +335,8 @@ assert math.isclose(fitted_on.mean(), formula, rel_tol=1e-6)
 
 # %% [markdown]
 # **What we see.** One mark per photograph that the Gaussian has never seen. The one pattern (blue)
-# stands far from noise of the same length (grey) and close to the individual worst case (red), with
-# either sign. It is the quadratic term that hurts, and that is the same for all. On the photographs
+# stands far from noise of the same length (grey) and nearer to the individual worst case (red),
+# with either sign. It is the quadratic term that hurts, and that is the same for all. On the photographs
 # the Gaussian was fitted to, formula and average agree to six digits: their mean is $\mu$, and the
 # linear term cancels exactly.
 #
@@ -431,8 +431,9 @@ assert cost["drawn by hand"] > cost["random"] and cost["Glow's own"] > cost["ran
 # **What we see.** Top: held-out photographs under Glow, all perturbations equally long. In the
 # middle rows nothing is made to measure: the signs, and Glow's own perturbation, come from sixteen
 # *training* images. Bottom: the three patterns. Glow's own was found by ten gradient steps through
-# a deep network, and it is the motif of the Gaussian: green against magenta, pixel by pixel. A
-# large part of a deep flow's weakness is one fact about the second moments of photographs.
+# a deep network, and gathered in one corner it is the motif of the Gaussian: a chequerboard of
+# green against magenta. Made to measure (last row) does far more, but part of a deep flow's weakness
+# is one fact about the second moments of photographs.
 #
 # The last line is new: a Gaussian cannot tell $+\delta$ from $-\delta$ on average, and Glow can.
 # Exercise 3 asks why.
@@ -444,8 +445,9 @@ assert cost["drawn by hand"] > cost["random"] and cost["Glow's own"] > cost["ran
 # * Training against one sign moves the mean and helps nobody. Random signs thicken the thin
 #   direction, memory keeps several of them thick, and the end of it is water-filling: optimal for
 #   both players, with a sensitivity below $n/2$ nats.
-# * In photographs the thin directions share one motif, a chequerboard of complementary colours. One
-#   perturbation for all does most of the harm of a made-to-measure one, and carries over to Glow.
+# * In photographs the thin directions share one motif, a chequerboard of complementary colours. From
+#   one grey level on, one perturbation for all does most of the harm that a made-to-measure one does
+#   to the Gaussian, and its motif carries over to Glow.
 #
 # ## What the paper says, and what we measured
 #
