@@ -93,7 +93,7 @@ class Best:
 
 
 def _move(x: Tensor, moved: Tensor, ball: Ball, box: Box) -> Tensor:
-    """The point of the ball around x, and of the box, that is nearest to ``moved``."""
+    """Project ``moved`` onto the ball around x, then clip it to the box, which shrinks |delta|."""
     return clip(x + ball.project(moved - x), box)
 
 
