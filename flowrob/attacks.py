@@ -244,9 +244,9 @@ def linear_attack(
         sample that the perturbation does not hurt keeps its perturbed x.
     """
     x = check_start(x, box)
-    flat = x.flatten(1).double()
+    flat = x.flatten(1).to(gaussian.mean)  # float64, on the Gaussian's device
     if isinstance(ball, L2Ball):
-        radius = ball.on(x).radius.flatten().double()
+        radius = ball.on(flat).radius.flatten()
         moved = clip(flat + worst_case(gaussian, flat, radius).delta, box)
     else:
         big = 2.0 * ball.on(flat).radius.flatten()

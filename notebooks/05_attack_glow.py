@@ -178,7 +178,7 @@ raised = [scores[0, "out clean"], scores[2, "out attacked"], scores[8, "out atta
 names = ["noise", "raised, eps 2", "raised, eps 8"]
 shades = [plots.NOISE] + [plots.RAISE] * 2
 plots.before_after(axes[0], dict(zip(names, raised, strict=True)), shades)
-axes[0].axvline(clean.median(), color=plots.DATA, lw=2)
+axes[0].axvline(clean.median().item(), color=plots.DATA, lw=2)
 axes[0].set_xlabel("NLL (bits/dim); blue line: median photograph")
 lowered = {"photographs": clean, "lowered, eps 2": attacked[2], "lowered, eps 8": attacked[4]}
 plots.before_after(axes[1], lowered, [plots.DATA] + [plots.ATTACK] * 2, log=True)
@@ -221,10 +221,8 @@ assert auroc[0, "in clean", "out clean"] > 0.95
 start = data.dequantize(images, torch.Generator().manual_seed(4))
 found = lower_likelihood(glow.log_prob, start, LinfBall(8 / 256), num_steps=20)
 report = anatomy(glow, start, found.x)
-volume = [
-    -sum(report.log_det[i] for i, (of, _) in enumerate(report.layers) if of == level).median()
-    for level in (1, 2, 3)
-]
+of_level = torch.tensor([level for level, _ in report.layers])
+volume = [-report.log_det[of_level == level].sum(0).median().item() for level in (1, 2, 3)]
 figure, axes = plt.subplots(1, 2, figsize=(10, 3.6))
 parts = [("latents", report.latent.median(1).values, plots.ATTACK), ("volume", volume, plots.DATA)]
 plots.stacked_bars(axes[0], ["level 1", "level 2", "level 3"], parts, ylabel="change (bits/dim)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -23,7 +24,6 @@ from flowrob.attacks import (
 )
 from flowrob.blackbox import square
 from flowrob.data import quantize
-from flowrob.flows import glow
 from flowrob.gaussian import GaussianFlow, best_case, universal, worst_case
 from flowrob.objectives import Negative, in_double, mixture, uniform
 from flowrob.pixels import OverNoise, attack_images, dequantization_noise, score_images
@@ -38,23 +38,6 @@ SCHEDULES = [
 
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
-
-
-@pytest.fixture(scope="module")
-def flow():
-    """A small Glow whose layers all do something."""
-    flow = glow((3, 8, 8), num_levels=2, num_steps=2, width=8)
-    flow.initialize(torch.rand(64, 3, 8, 8, generator=seeded(1)))
-    generator = seeded(2)
-    with torch.no_grad():
-        for parameter in flow.parameters():
-            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
-    return flow.eval()
-
-
-@pytest.fixture(scope="module")
-def images():
-    return torch.randint(0, 256, (6, 3, 8, 8), generator=seeded(3)).to(torch.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -733,3 +716,13 @@ def test_an_attack_that_gains_nothing_says_so():
     assert any("nothing was gained on 1 of 2 samples" in warning for warning in attack.warnings)
     moved = pgd(hill, start[1:], L2Ball(0.1), box=None)
     assert not any("nothing was gained" in warning for warning in moved.warnings)
+
+
+@pytest.mark.gpu
+def test_linear_attack_takes_a_gaussian_and_images_on_different_devices(flow, x):
+    gaussian = GaussianFlow.fit(torch.rand(300, 192, generator=seeded()))
+    twin = copy.deepcopy(flow).cuda()
+    for ball in (LinfBall(0.02), L2Ball(0.3)):
+        there = linear_attack(twin.log_prob, gaussian, x.cuda(), ball)
+        here = linear_attack(flow.log_prob, gaussian, x, ball)
+        torch.testing.assert_close(there.x.cpu(), here.x)

@@ -25,29 +25,13 @@ from flowrob.evaluation import (
     uniform,
     uniform_ceiling,
 )
-from flowrob.flows import Flow, glow, realnvp
+from flowrob.flows import Flow, realnvp
 from flowrob.pixels import dequantization_noise, score_images
 from flowrob.tables import Table
 
 
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
-
-
-@pytest.fixture(scope="module")
-def flow():
-    flow = glow((3, 8, 8), num_levels=2, num_steps=2, width=8)
-    flow.initialize(torch.rand(64, 3, 8, 8, generator=seeded(1)))
-    generator = seeded(2)
-    with torch.no_grad():
-        for parameter in flow.parameters():
-            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
-    return flow.eval()
-
-
-@pytest.fixture(scope="module")
-def images():
-    return torch.randint(0, 256, (6, 3, 8, 8), generator=seeded(3)).to(torch.uint8)
 
 
 def triangle(x):
