@@ -1,5 +1,6 @@
-"""The command line: train a model by a named recipe, attack one, list those that ship.
+"""The command line: train a model by a named recipe, attack one, reproduce a table, list the zoo.
 
+    python -m flowrob table 1 --scale laptop
     python -m flowrob train --preset glow-photos-hybrid --checkpoint run.safetensors
     python -m flowrob attack glow-photos-clean --eps 1 2 4 8
     python -m flowrob models
@@ -14,105 +15,37 @@ Every run can leave a JSON file that says how it was made: command, seed, versio
 from __future__ import annotations
 
 import argparse
-import datetime
-import inspect
+import copy
 import json
-import math
 import os
-import platform
-import shlex
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import torch
-from torch import Tensor
-
 import flowrob
-from flowrob import data, flows, zoo
-from flowrob.distributed import Group, Sharded, join
-from flowrob.evaluation import Table, robustness_table
+from flowrob import flows, reproduce, zoo
+from flowrob.distributed import Group, join
+from flowrob.presets import PRESETS, TABLES, USES
+from flowrob.runs import (
+    FIT_OPTIONS,
+    all_settings,
+    attack_table,
+    circumstances,
+    command_line,
+    describe,
+    load,
+    with_images,
+    write,
+)
 from flowrob.training import TrainingDiverged, fit
-
-# Which images: a set, and for each use a split and a range [first, last) of it (None: all of it).
-# Models are trained on "train", chosen by "tune" where there is one, and reported on "report".
-PHOTOS = {"data": "photos", "train": ("train", None), "tune": None, "report": ("test", None)}
-CIFAR10 = {
-    "data": "cifar10",
-    "train": ("train", (0, 3200)),
-    "tune": ("train", (3200, 3400)),
-    "report": ("train", (3400, 3600)),
-}
-CELEBA = {
-    "data": "celeba",
-    "train": ("train", (0, 9000)),
-    "tune": ("train", (9000, 9250)),
-    "report": ("train", (9250, 9500)),
-}
-GLOW, REALNVP = ("glow", {}), ("realnvp", {})
-TINY = ("glow", {"image_shape": (3, 16, 16), "num_levels": 2, "num_steps": 4, "width": 32})
-SHORT = {"warmup_steps": 20, "num_steps": 400}
-CHOSEN = {"keep_best": True, "validate_every": 250}
-ADVERSARIAL = {"loss": "adversarial", "eps_warmup_steps": 500}
-HYBRID = {"loss": "hybrid", "eps_warmup_steps": 500, "random_eps": True}
-
-#: What ``train`` knows by name: images, (builder, its arguments), arguments of ``fit``.
-PRESETS: dict[str, dict] = {
-    "glow-photos-clean": {**PHOTOS, "model": GLOW, "fit": {"num_steps": 4500}},
-    "glow-photos-adversarial": {**PHOTOS, "model": GLOW, "fit": {"num_steps": 4500, **ADVERSARIAL}},
-    "glow-photos-hybrid": {**PHOTOS, "model": GLOW, "fit": {"num_steps": 4500, **HYBRID}},
-    "realnvp-photos-clean": {**PHOTOS, "model": REALNVP, "fit": {"num_steps": 4000}},
-    "glow-cifar10-clean": {**CIFAR10, "model": GLOW, "fit": {"num_steps": 4500, **CHOSEN}},
-    "glow-cifar10-adversarial": {
-        **CIFAR10,
-        "model": GLOW,
-        "fit": {"num_steps": 4500, **CHOSEN, **ADVERSARIAL},
-    },
-    "glow-cifar10-hybrid": {
-        **CIFAR10,
-        "model": GLOW,
-        "fit": {"num_steps": 4500, **CHOSEN, **HYBRID},
-    },
-    "glow-celeba-clean": {**CELEBA, "model": GLOW, "fit": {"num_steps": 4500, **CHOSEN}},
-    "glow-celeba-adversarial": {
-        **CELEBA,
-        "model": GLOW,
-        "fit": {"num_steps": 4500, **CHOSEN, **ADVERSARIAL},
-    },
-    "glow-celeba-hybrid": {
-        **CELEBA,
-        "model": GLOW,
-        "fit": {"num_steps": 4500, **CHOSEN, **HYBRID},
-    },
-    "realnvp-celeba-clean": {**CELEBA, "model": REALNVP, "fit": {"num_steps": 4000, **CHOSEN}},
-    "tiny-clean": {**PHOTOS, "model": TINY, "fit": SHORT},  # 16x16: minutes, on any machine
-    "tiny-adversarial": {
-        **PHOTOS,
-        "model": TINY,
-        "fit": {**SHORT, **ADVERSARIAL, "eps_warmup_steps": 50, "attack_steps": 5},
-    },
-    "tiny-hybrid": {
-        **PHOTOS,
-        "model": TINY,
-        "fit": {**SHORT, **HYBRID, "eps_warmup_steps": 50, "attack_steps": 5},
-    },
-}
-# What --set may change: all of fit's keywords but those that have flags of their own.
-FIT_OPTIONS = [
-    name
-    for name in inspect.signature(fit).parameters
-    if name not in ("flow", "images", "validation", "checkpoint", "seed", "progress")
-]
-USES = ("train", "tune", "report")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status (130: interrupted)."""
     argv = sys.argv[1:] if argv is None else list(argv)
     arguments = _parser().parse_args(argv)
-    arguments.command = _command(argv)
+    arguments.command = command_line(argv)
     try:
         return arguments.run(arguments)
     except KeyboardInterrupt:
@@ -125,21 +58,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def train(arguments: argparse.Namespace) -> int:
     """fit() by a preset, scored on the images it was tuned on (else on the reporting ones)."""
-    started, group, preset = time.monotonic(), join(), _with_images(arguments)
+    return 130 if _trained(arguments, join()) is None else 0
+
+
+def _trained(arguments: argparse.Namespace, group: Group) -> flows.Flow | None:
+    """The flow, its files written; None if it was interrupted."""
+    started, preset = time.monotonic(), with_images(arguments)
     settings = {**preset["fit"], **dict(arguments.set)}
     arguments.output = arguments.output or Path(f"{arguments.preset}.safetensors")
     if arguments.output.suffix != ".safetensors":
         raise ValueError(f"--output must end in .safetensors, got {arguments.output.name!r}")
-    if arguments.start:
-        flow = zoo.load(arguments.start, "cpu")
-    elif arguments.model:
-        flow = flows.preset(arguments.model)
-    else:
-        builder, options = preset["model"]
-        flow = getattr(flows, builder)(**options)
+    flow, start = _start(arguments, preset, group)
+    if flow is None:
+        return None
     flow.to(flowrob.device())
-    images, scored = _load(preset, "train", flow), "tune" if preset["tune"] else "report"
-    validation = _load(preset, "tune", flow) if preset["tune"] else None
+    images, scored = load(preset, "train", flow), "tune" if preset["tune"] else "report"
+    validation = load(preset, "tune", flow) if preset["tune"] else None
     if validation is None and settings.pop("keep_best", False) and group.leads:
         print("no images to tune on: the last weights are kept, not the best", file=sys.stderr)
     history = fit(
@@ -156,29 +90,109 @@ def train(arguments: argparse.Namespace) -> int:
             where = f"saved in {arguments.checkpoint}: the same command goes on from there"
             where = where if arguments.checkpoint else "nothing was saved: use --checkpoint PATH"
             print(f"interrupted after {len(history.loss)} steps; {where}", file=sys.stderr)
-        return 130
+        return None
     eps = settings.get("eps", 8.0) if settings.get("loss", "clean") != "clean" else 0
-    held_out = _load(preset, scored, flow)
-    table = _table(flow, held_out, sorted({0, round(eps)}), arguments, group, num_steps=20)
+    held_out = load(preset, scored, flow)
+    table = attack_table(flow, held_out, sorted({0, round(eps)}), arguments, group, num_steps=20)
     facts = {
         "command": arguments.command,
         "preset": arguments.preset,
         "seed": arguments.seed,
-        "data": {use: _describe(preset, use) for use in USES},
+        "data": {use: describe(preset, use) for use in USES},
         "num_images": len(images),
-        "start": os.path.basename(arguments.start) if arguments.start else None,
-        "settings": _all_settings(settings),
+        "start": start,
+        "settings": all_settings(settings),
         "training_seconds": round(history.seconds, 1),
-        "scored_on": f"{scored}: {_describe(preset, scored)}",
+        "scored_on": f"{scored}: {describe(preset, scored)}",
         "rows": json.loads(table.to_json())["rows"],
         "validation": history.validation,
-        **_circumstances(started, group),
+        **circumstances(time.monotonic() - started, group),
     }
     if group.leads:
         arguments.output.parent.mkdir(parents=True, exist_ok=True)
         zoo.save(flow, arguments.output, {"flow": flow.config, **facts})
         print(f"{arguments.output}: " + ", ".join(_sentence(row) for row in table.rows))
-        _write(arguments.json, {**facts, "loss": [round(value, 4) for value in history.loss]})
+        write(arguments.json, {**facts, "loss": [round(value, 4) for value in history.loss]})
+    return flow
+
+
+def _start(
+    arguments: argparse.Namespace, preset: dict, group: Group
+) -> tuple[flows.Flow | None, str | None]:
+    """What the run begins with, and its name: a warm start, or fresh weights.
+
+    The base of a preset is taken from beside the output, and trained first if it is not there.
+    """
+    if arguments.start:
+        return zoo.load(arguments.start, "cpu"), os.path.basename(arguments.start)
+    if arguments.model:
+        return flows.preset(arguments.model), None
+    if "start" not in preset:
+        builder, options = preset["model"]
+        return getattr(flows, builder)(**options), None
+    path = arguments.output.parent / f"{preset['start']}.safetensors"
+    if path.exists():
+        return zoo.load(path, "cpu"), path.name
+    base = copy.copy(arguments)
+    base.preset, base.output, base.json = preset["start"], path, None
+    base.set = [pair for pair in arguments.set if pair[0] not in ("loss", "adversarial_share")]
+    if arguments.checkpoint:
+        base.checkpoint = path.with_suffix(".checkpoint.safetensors")
+    return _trained(base, group), path.name
+
+
+def table(arguments: argparse.Namespace) -> int:
+    """One of the paper's tables from nothing: train what is not there yet, attack all, print."""
+    plan = TABLES.get((arguments.number, arguments.scale))
+    if plan is None:
+        known = ", ".join(f"{number} --scale {scale}" for number, scale in TABLES)
+        raise ValueError(f"no table {arguments.number} --scale {arguments.scale}: one of {known}")
+    started, group, stem = time.monotonic(), join(), f"table-{arguments.number}-{arguments.scale}"
+    folder = arguments.folder or Path(stem)
+    record = arguments.json or folder / f"{stem}.json"
+    elsewhere, paths, presets = dict(arguments.data), {}, {}
+    for name in plan.models:
+        options = ["--preset", name, "--seed", str(arguments.seed)]
+        if PRESETS[name]["data"] in elsewhere:
+            options += ["--data", elsewhere[PRESETS[name]["data"]]]
+        files = {"output": "", "checkpoint": ".checkpoint"}
+        for what, part in files.items():
+            options += [f"--{what}", str(folder / f"{name}{part}.safetensors")]
+        options += ["--json", str(folder / f"{name}.json")]
+        options += ["--quiet"] if arguments.quiet else []
+        one = _parser().parse_args(["train", *options])
+        one.command, one.set = command_line(["train", *options]), arguments.set
+        presets[name] = with_images(one)
+        if arguments.shipped:
+            paths[name] = name
+            continue
+        paths[name] = one.output
+        if not one.output.exists() and _trained(one, group) is None:
+            return 130
+        group.any(False, flowrob.device())  # wait for the first process's file
+    models = {name: zoo.load(path) for name, path in paths.items()}
+    result, facts = reproduce.attack_models(plan, models, presets, arguments, group)
+    recipes = {name: zoo.recipe(path) for name, path in paths.items()}
+    seconds = {name: recipe["training_seconds"] for name, recipe in recipes.items()}
+    for name in {PRESETS[name].get("start") for name in plan.models} - {None}:
+        if (base := folder / f"{name}.safetensors").exists() and not arguments.shipped:
+            seconds[name] = zoo.recipe(base)["training_seconds"]
+    if group.leads:
+        content = {
+            "command": arguments.command,
+            "table": arguments.number,
+            "scale": arguments.scale,
+            "title": plan.title,
+            "seed": arguments.seed,
+            "data": {n: {use: describe(presets[n], use) for use in USES} for n in models},
+            "models": list(models),
+            "training_seconds": seconds,
+            **facts,
+            **circumstances(time.monotonic() - started, group),
+            **json.loads(result.to_json()),
+        }
+        write(record, content)
+        print(reproduce.layout(content))
     return 0
 
 
@@ -189,9 +203,9 @@ def attack(arguments: argparse.Namespace) -> int:
     arguments.preset = recipe.get("preset", arguments.name)
     if arguments.preset not in PRESETS:
         arguments.preset = "glow-photos-clean"  # whose reporting images need no network
-    preset = _with_images(arguments)
-    images = _load(preset, "report", flow, arguments.limit)
-    table = _table(
+    preset = with_images(arguments)
+    images = load(preset, "report", flow, arguments.limit)
+    table = attack_table(
         flow,
         images,
         arguments.eps,
@@ -206,11 +220,11 @@ def attack(arguments: argparse.Namespace) -> int:
         facts = {
             "command": arguments.command,
             "model": Path(arguments.name).stem,
-            "data": _describe(preset, "report"),
+            "data": describe(preset, "report"),
             "seed": arguments.seed,
-            **_circumstances(started, group),
+            **circumstances(time.monotonic() - started, group),
         }
-        _write(arguments.json, {**facts, **json.loads(table.to_json())})
+        write(arguments.json, {**facts, **json.loads(table.to_json())})
     return 0
 
 
@@ -269,6 +283,27 @@ def _parser() -> argparse.ArgumentParser:
     new.add_argument("--restarts", type=int, default=1)
     new.add_argument("--schedule", choices=("constant", "cosine", "auto"), default="cosine")
     images(new, ["report"])
+    new = command(table, "Reproduce a table of the paper: train its models, attack, print, record.")
+    numbers = list(dict.fromkeys(number for number, _ in TABLES))
+    new.add_argument("number", choices=numbers)
+    new.add_argument("--scale", choices=("laptop", "paper"), default="laptop")
+    new.add_argument(
+        "--folder", type=Path, help="weights, checkpoints and records; goes on with what is there"
+    )
+    new.add_argument("--shipped", action="store_true", help="the weights that ship, no training")
+    new.add_argument(
+        "--data",
+        type=_set_and_path,
+        action="append",
+        default=[],
+        metavar="SET=PATH",
+        help="where the images of a set are: a folder, or an .npz file",
+    )
+    new.add_argument("--limit", type=int, help="attack at most so many images")
+    new.add_argument("--set", type=_option, action="append", default=[], metavar="OPTION=VALUE")
+    new.add_argument("--seed", type=int, default=0)
+    new.add_argument("--json", type=Path, metavar="PATH", help="default: in the folder")
+    new.add_argument("--quiet", action="store_true", help="no progress bars")
     command(models, "List the models that ship with the package.")
     return parser
 
@@ -284,6 +319,14 @@ def _range(text: str) -> tuple[int, int]:
     return int(first), int(last)
 
 
+def _set_and_path(text: str) -> tuple[str, str]:
+    name, _, path = text.partition("=")
+    known = sorted({preset["data"] for preset in PRESETS.values()})
+    if name not in known or not path:
+        raise argparse.ArgumentTypeError(f"{text!r}: write SET=PATH, SET one of {', '.join(known)}")
+    return name, path
+
+
 def _option(text: str) -> tuple[str, object]:
     name, _, value = text.partition("=")
     if name not in FIT_OPTIONS:
@@ -294,106 +337,8 @@ def _option(text: str) -> tuple[str, object]:
         return name, value
 
 
-def _with_images(arguments: argparse.Namespace) -> dict:
-    """The preset, with the images that the command line asks for instead."""
-    preset = dict(PRESETS[arguments.preset])
-    preset["data"] = arguments.data or preset["data"]
-    has_splits = preset["data"] in data.SPLITS
-    for use in (use for use in USES if use in arguments):
-        given = getattr(arguments, use)
-        if preset[use] or given:
-            split, limits = preset[use] or preset["train"]
-            preset[use] = (split if has_splits else None, given or limits)
-            if not has_splits and preset[use][1] is None:
-                raise ValueError(
-                    f"{arguments.data} has no splits: say which images to {use} on, --{use} A:B"
-                )
-    return preset
-
-
-def _load(preset: dict, use: str, flow: flows.Flow, limit: int | None = None) -> Tensor:
-    split, limits = preset[use]
-    channels, size, _ = flow.event_shape
-    indices = None if limits is None else slice(*limits)
-    return data.load(
-        preset["data"], split=split, size=size, channels=channels, indices=indices, limit=limit
-    )
-
-
-def _describe(preset: dict, use: str) -> str | None:
-    if preset[use] is None:
-        return None
-    split, limits = preset[use]
-    which = "all" if limits is None else f"{limits[0]}..{limits[1] - 1}"
-    return f"{os.path.basename(preset['data'])}, {split or 'images'} {which}"
-
-
-def _table(
-    flow: flows.Flow,
-    images: Tensor,
-    eps: Sequence[int],
-    arguments: argparse.Namespace,
-    group: Group,
-    **options,
-) -> Table:
-    """The same table from one process or many, which then share the images."""
-    if options.get("schedule") == "cosine":
-        del options["schedule"]  # the attack's own default, whose first step it knows
-    return robustness_table(
-        flow.log_prob if group.size == 1 else Sharded((flow.log_prob,), group),
-        images.to(next(flow.parameters()).device),
-        eps,
-        generator=torch.Generator().manual_seed(arguments.seed),
-        progress=group.leads and not arguments.quiet,
-        attack_options=options,
-    )
-
-
 def _sentence(row: dict) -> str:
     return f"{row['mean']:.3f} bits/dim {row['row']} at eps {row['eps']}"
-
-
-def _all_settings(settings: dict) -> dict:
-    """The arguments of fit, defaults included."""
-    parameters = inspect.signature(fit).parameters
-    values = {name: settings.get(name, parameters[name].default) for name in FIT_OPTIONS}
-    return {k: str(v) if v == math.inf else v for k, v in values.items()}  # strict JSON
-
-
-def _circumstances(started: float, group: Group) -> dict:
-    device = flowrob.device()
-    return {
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "duration_s": round(time.monotonic() - started, 1),
-        "versions": {
-            "flowrob": flowrob.__version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-        },
-        "machine": {
-            "device": torch.cuda.get_device_name() if device.type == "cuda" else str(device),
-            "processor": platform.processor() or platform.machine(),
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "processes": group.size,
-        },
-    }
-
-
-def _command(argv: Sequence[str]) -> str:
-    """What was typed, without the folders, which mean nothing elsewhere."""
-    words = [os.path.basename(word) if os.sep in word else word for word in argv]
-    return "python -m flowrob " + shlex.join(words)
-
-
-def _write(path: Path | None, content: dict) -> None:
-    if path is None:
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, path)
 
 
 if __name__ == "__main__":

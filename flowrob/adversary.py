@@ -33,7 +33,7 @@ class Adversary:
 
     adversarial_share: float
     eps: float
-    random_eps: bool
+    random_eps: float
     eps_warmup_steps: int
     attack_steps: int
     attack_warmup_steps: int
@@ -51,12 +51,16 @@ class Adversary:
     def radius(self, step: int, num: int, generator: torch.Generator) -> float | Tensor:
         """The ball's radius for the images of a step, in units of x: a number, or (num,)."""
         radius = _ramp(step, self.eps_warmup_steps) * self.eps / 256
-        # 1 - rand lies in (0, 1]
-        return radius * (1.0 - torch.rand(num, generator=generator)) if self.random_eps else radius
+        if not self.random_eps:
+            return radius
+        drawn = torch.rand(num, generator=generator) < self.random_eps
+        share = 1.0 - torch.rand(num, generator=generator)  # in (0, 1]
+        return radius * torch.where(drawn, share, 1.0)
 
     def validation_radius(self, num: int) -> Tensor:
-        """eps for every image, or radii evenly spaced up to it, shape (num,)."""
-        share = torch.arange(1, num + 1) / num if self.random_eps else torch.ones(num)
+        """eps, or for the share ``random_eps`` radii evenly spaced up to it, shape (num,)."""
+        share, drawn = torch.ones(num), round(self.random_eps * num)
+        share[:drawn] = torch.arange(1, drawn + 1) / max(drawn, 1)
         return share * self.eps / 256
 
     def in_radii(self, delta: Tensor, radius: float | Tensor) -> Tensor:

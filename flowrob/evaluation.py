@@ -22,7 +22,7 @@ import flowrob
 from flowrob.balls import LinfBall
 from flowrob.bijections import Bijection, Chain, MultiScale
 from flowrob.flows import Flow
-from flowrob.objectives import Objective, in_double, mixture, uniform
+from flowrob.objectives import Objective, in_double, mixture, rebased, uniform
 from flowrob.pixels import GOALS, attack_images, dequantization_noise, score_images
 from flowrob.tables import Table
 
@@ -35,6 +35,7 @@ __all__ = [
     "detection_table",
     "gibbs_floor",
     "mixture",
+    "rebased",
     "robustness_table",
     "uniform",
     "uniform_ceiling",
@@ -84,7 +85,7 @@ def gibbs_floor(eps: int, images: Tensor | None = None) -> float:
     count = 2 * int(eps) + 1
     if images is None:
         return math.log2(count)
-    _check_images(images)
+    check_images(images)
     level = torch.arange(256, dtype=torch.float64, device=images.device)
     at_ends = (eps + 1 - torch.stack((level, 255 - level))).clamp(min=1)  # outcomes that merge
     entropy = math.log2(count) - (at_ends * at_ends.log2()).sum(0) / count
@@ -133,7 +134,16 @@ def bootstrap_interval(
     return _quantile(means, 0.5 - 0.5 * level), _quantile(means, 0.5 + 0.5 * level)
 
 
-def _summary(values: Tensor, generator: torch.Generator, num_resamples: int) -> dict:
+def mixed_mean(bits: Tensor, weight: float, num_dims: int) -> float:
+    """Mean of ``bits``, bits/dim per image, once a uniform density is mixed in at ``weight``."""
+    nats = (8.0 - bits) * num_dims * math.log(2.0)
+    uniform_part = torch.full_like(nats, math.log(weight))
+    mixed = torch.logaddexp(nats + math.log1p(-weight), uniform_part)
+    return bits_per_dim(mixed, num_dims).mean().item()
+
+
+def summary(values: Tensor, generator: torch.Generator, num_resamples: int) -> dict:
+    """Mean with its 95% bootstrap interval, median, quartiles, number of non-finite values."""
     low, high = bootstrap_interval(values, generator, num_resamples)
     return {
         "mean": values.mean().item(),
@@ -153,14 +163,14 @@ def _integer_noise(images: Tensor, eps: int, generator: torch.Generator) -> Tens
     return (images.int() + noise.to(images.device)).clamp(0, 255).to(torch.uint8)
 
 
-def _check_images(images: Tensor, name: str = "images") -> None:
+def check_images(images: Tensor, name: str = "images") -> None:
     if not isinstance(images, Tensor) or images.dtype != torch.uint8:
         raise TypeError(f"{name} must be uint8, got {getattr(images, 'dtype', type(images))}")
     if not len(images):
         raise ValueError(f"{name} is empty; pass at least one")
 
 
-def _check_eps(eps: Iterable[int]) -> list[int]:
+def check_eps(eps: Iterable[int]) -> list[int]:
     eps = list(eps)
     if not eps or any(not 0 <= e <= 255 or e != int(e) for e in eps):
         raise ValueError(f"eps must hold integers in 0..255 (grey levels), got {eps}")
@@ -217,8 +227,8 @@ def robustness_table(
             outside (0, 1), or a norm other than l_inf among the attack's options.
     """
     models = dict(models) if isinstance(models, Mapping) else {"model": models}
-    options, eps = dict(attack_options or {}), _check_eps(eps)
-    _check_images(images)
+    options, eps = dict(attack_options or {}), check_eps(eps)
+    check_images(images)
     if not models:
         raise ValueError("models is empty; pass a log_prob, or several by name")
     if goal not in GOALS:
@@ -255,18 +265,14 @@ def robustness_table(
                 nats = score_images(log_prob, levels, scoring, batch_size).double()
                 bits = bits_per_dim(nats, num_dims)
                 values[name, e, row], kept[name, e, row] = bits, levels
-                mixed = torch.logaddexp(
-                    nats + math.log1p(-uniform_weight),
-                    torch.full_like(nats, math.log(uniform_weight)),
-                )
                 resampler = torch.Generator().manual_seed(seed)
-                summary = _summary(bits, resampler, num_resamples)
+                numbers = summary(bits, resampler, num_resamples)
                 floor = gibbs_floor(e, images) if goal == "lower" or row == "noise" else None
                 ceiling = uniform_ceiling(uniform_weight, num_dims)
-                mixed_mean = bits_per_dim(mixed, num_dims).mean().item()
-                rows.append({"model": name, "eps": e, "row": row, **summary, "floor": floor})
-                rows[-1] |= {"mixed": mixed_mean, "ceiling": ceiling}
-                if row == "noise" and summary["high"] < floor:
+                rows.append({"model": name, "eps": e, "row": row, **numbers, "floor": floor})
+                rows[-1] |= {"mixed": mixed_mean(bits, uniform_weight, num_dims)}
+                rows[-1] |= {"ceiling": ceiling}
+                if row == "noise" and numbers["high"] < floor:
                     warnings.append(
                         f"{name}, eps {e}: the noise row lies below its Gibbs floor: the density "
                         "is not normalised, or not in nats per unit of x in [0, 1]"
@@ -334,9 +340,9 @@ def detection_table(
         TypeError: images are not uint8.
         ValueError: no images, or eps that are not integers.
     """
-    options, eps = dict(attack_options or {}), _check_eps(eps)
-    _check_images(in_images, "in_images")
-    _check_images(out_images, "out_images")
+    options, eps = dict(attack_options or {}), check_eps(eps)
+    check_images(in_images, "in_images")
+    check_images(out_images, "out_images")
     sets = {"in": in_images, "out": out_images}
     scoring = {k: dequantization_noise(v, "fixed", generator) for k, v in sets.items()}
     goals = {"in": "lower", "out": "raise"}

@@ -36,12 +36,13 @@ from flowrob.data import dequantize
 from flowrob.distributed import Group, join
 from flowrob.evaluation import bits_per_dim
 from flowrob.flows import Flow
+from flowrob.muon import Muon
 from flowrob.objectives import evaluate
 
 __all__ = ["History", "TrainingDiverged", "batch_indices", "fit", "step_generator"]
 
 ADVERSARIAL_SHARE = {"clean": 0.0, "hybrid": 0.5, "adversarial": 1.0}
-OPTIMIZERS = {"adam": torch.optim.Adam, "adamax": torch.optim.Adamax}
+OPTIMIZERS = {"adam": torch.optim.Adam, "adamax": torch.optim.Adamax, "muon": Muon}
 WINDOW = 50  # steps over which a median tells an explosion from the bad luck of single batches
 
 
@@ -78,7 +79,7 @@ def fit(
     flips: bool = True,
     adversarial_share: float | None = None,
     eps: float = 8.0,
-    random_eps: bool = False,
+    random_eps: float = 0.0,
     eps_warmup_steps: int = 0,
     attack_steps: int = 10,
     attack_warmup_steps: int = 0,
@@ -112,7 +113,7 @@ def fit(
             batch is attacked).
         num_steps: optimiser steps in all, those of earlier, resumed runs included.
         batch_size: images per step.
-        optimizer: "adam" or "adamax".
+        optimizer: "adam", "adamax", or "muon" (:mod:`flowrob.muon`; the quickest to a given loss).
         learning_rate: peak of a linear warm-up followed by a cosine decay to zero.
         warmup_steps: length of that warm-up.
         max_grad_norm: gradients are scaled down to this norm (loss in bits/dim).
@@ -121,8 +122,9 @@ def fit(
         adversarial_share: another a for "hybrid", in (0, 1). Where a * batch_size is no integer,
             batches differ by one attacked image, and the share is right on average.
         eps: radius of the attack, in grey levels.
-        random_eps: attack every image at a radius of its own, uniform in (0, eps]: robust at all
-            radii, at the price of fewer attacks at the greatest.
+        random_eps: the share of attacked images, in [0, 1], whose radius is drawn, each its own,
+            uniform in (0, eps]; the others are attacked at eps. Robust at all radii, at the price
+            of fewer attacks at the greatest.
         eps_warmup_steps: over how many steps eps grows linearly to its value.
         attack_steps: PGD steps per attacked image; one costs about as much as a clean step.
         attack_warmup_steps: over how many steps their number grows linearly from 1 (rounded up):
@@ -135,7 +137,7 @@ def fit(
             byte per pixel of ``images`` in memory and in the checkpoint, and attacks stay closer
             to what they found before.
         validation: (M, C, H, W) uint8, scored every ``validate_every`` steps by the same loss, at
-            full eps and attack_steps (random_eps: evenly spaced radii).
+            full eps and attack_steps (the share random_eps of them at evenly spaced radii).
         validate_every: steps between validations.
         keep_best: end with the averaged weights that scored best on ``validation``, not the last.
         explode_above: stop when the median loss of 50 steps exceeds both 8 bits/dim, which any
@@ -154,9 +156,10 @@ def fit(
 
     Raises:
         ValueError: an unknown loss, optimizer or attack_dtype, a share for another loss than
-            "hybrid" or outside (0, 1), keep_best without validation, explode_above <= 1, fewer
-            images than batch_size, fewer than one per process, counts below 1, an ema_decay or
-            max_grad_norm out of range, or a checkpoint of another run or of other images.
+            "hybrid" or outside (0, 1), a random_eps outside [0, 1], keep_best without validation,
+            explode_above <= 1, fewer images than batch_size, fewer than one per process, counts
+            below 1, an ema_decay or max_grad_norm out of range, or a checkpoint of another run or
+            of other images.
         TypeError: the flow is not a Flow, or the images are not uint8.
         TrainingDiverged: the loss or its gradient is not finite, or the loss exploded; the last
             good checkpoint is named.
@@ -170,6 +173,8 @@ def fit(
             f"adversarial_share={adversarial_share} with loss={loss!r}: it must lie in (0, 1) "
             'and needs loss="hybrid"; for 0 and 1 say loss="clean" or loss="adversarial"'
         )
+    if not 0.0 <= random_eps <= 1.0:
+        raise ValueError(f"random_eps is a share, and must lie in [0, 1], got {random_eps}")
     if keep_best and validation is None:
         raise ValueError("keep_best=True needs validation=images to choose by")
     if not explode_above > 1.0:
@@ -198,7 +203,13 @@ def fit(
         raise ValueError(f"batch_size={batch_size} leaves some of {group.size} processes idle")
     share = ADVERSARIAL_SHARE[loss] if adversarial_share is None else adversarial_share
     adversary = Adversary(
-        share, eps, random_eps, eps_warmup_steps, attack_steps, attack_warmup_steps, attack_dtype
+        share,
+        eps,
+        float(random_eps),
+        eps_warmup_steps,
+        attack_steps,
+        attack_warmup_steps,
+        attack_dtype,
     )
     weight = next(flow.parameters())  # says on which device and in which precision
     optimize = OPTIMIZERS[optimizer](flow.parameters(), lr=learning_rate)

@@ -1,6 +1,5 @@
 """python -m flowrob: presets that mean what they say, runs that leave a record of themselves."""
 
-import inspect
 import json
 import os
 import signal
@@ -12,10 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from flowrob import checkpoints, flows, zoo
-from flowrob.__main__ import FIT_OPTIONS, PRESETS, USES, main
+from flowrob import checkpoints, flows, reproduce, zoo
+from flowrob.__main__ import main
 from flowrob.data import SPLITS, load
+from flowrob.ensemble import strongest_table
 from flowrob.evaluation import robustness_table
+from flowrob.objectives import mixture, rebased
+from flowrob.presets import PRESETS, TABLES, USES, Plan
+from flowrob.runs import FIT_OPTIONS, all_settings, command_line
 from flowrob.training import fit
 
 SHORT = ["--set", "num_steps=4", "--set", "batch_size=16", "--set", "attack_steps=1", "--quiet"]
@@ -39,6 +42,15 @@ def state(path):
     return zoo.load(path, "cpu").state_dict()
 
 
+def by_hand(preset, images, **more):
+    """The flow of a preset: its base, then what goes on from it."""
+    builder, arguments = PRESETS[preset]["model"]
+    flow = getattr(flows, builder)(**arguments)
+    for name in (PRESETS[preset]["start"], preset):
+        fit(flow, images, **{**PRESETS[name]["fit"], **more}, progress=False)
+    return flow.state_dict()
+
+
 def test_a_run_leaves_weights_and_a_record_that_says_how_they_were_made(trained):
     record = json.loads((trained / "r.json").read_text(), parse_constant=pytest.fail)
     assert record["command"].startswith("python -m flowrob train --preset tiny-hybrid --output")
@@ -56,14 +68,15 @@ def test_a_run_leaves_weights_and_a_record_that_says_how_they_were_made(trained)
     assert recipe["command"] == record["command"] and recipe["preset"] == "tiny-hybrid"
 
 
-def test_the_run_is_fit_with_the_settings_of_the_preset(trained):
-    options = {k: v for k, v in PRESETS["tiny-hybrid"]["fit"].items() if k != "loss"}
-    options |= {"num_steps": 4, "batch_size": 16, "attack_steps": 1, "progress": False}
-    flow = flows.glow(**PRESETS["tiny-hybrid"]["model"][1])
+def test_the_run_is_fit_with_the_settings_of_the_preset_and_of_its_base(trained):
     images = load("photos", size=16, indices=slice(0, 64))
-    fit(flow, images, "hybrid", **options)
+    expected = by_hand("tiny-hybrid", images, num_steps=4, batch_size=16, attack_steps=1)
     stored = state(trained / "w.safetensors")
-    assert all(torch.equal(value.cpu(), stored[key]) for key, value in flow.state_dict().items())
+    assert all(torch.equal(value.cpu(), stored[key]) for key, value in expected.items())
+    record = json.loads((trained / "r.json").read_text())
+    assert record["start"] == "tiny-base.safetensors"
+    assert zoo.recipe(trained / "tiny-base.safetensors")["settings"]["loss"] == "clean"
+    assert (trained / "tiny-base.checkpoint.safetensors").exists()
 
 
 def test_a_checkpoint_is_taken_up_again_and_belongs_to_its_settings(trained, tmp_path, capsys):
@@ -102,12 +115,10 @@ def test_images_of_ones_own_with_ranges_and_early_best(tmp_path):
     }
     assert record["scored_on"] == "tune: mine.npz, images 32..39"
     assert [step for step, _ in record["validation"]] == [2, 4]
-    flow, reference = zoo.load(tmp_path / "w.safetensors", "cpu"), flows.glow((3, 16, 16), 2, 4, 32)
-    options = {"num_steps": 4, "batch_size": 16, "warmup_steps": 20, "progress": False}
-    options |= {"validation": images[32:40], "validate_every": 2, "keep_best": True}
-    fit(reference, images[:32], **options)
-    expected = reference.state_dict()
-    assert all(torch.equal(value, expected[key]) for key, value in flow.state_dict().items())
+    options = {"num_steps": 4, "batch_size": 16, "validate_every": 2, "keep_best": True}
+    expected = by_hand("tiny-clean", images[:32], validation=images[32:40], **options)
+    stored = state(tmp_path / "w.safetensors")
+    assert all(torch.equal(value.cpu(), stored[key]) for key, value in expected.items())
 
 
 @pytest.mark.parametrize(
@@ -143,22 +154,23 @@ def test_options_that_do_not_exist_are_refused_at_once(arguments, message, capsy
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["glow-photos-clean", "realnvp-photos-clean"])
+@pytest.mark.parametrize("name", zoo.names())
 def test_presets_repeat_the_recipe_of_the_weights_that_ship(name):
     preset, recipe = PRESETS[name], zoo.recipe(name)
-    defaults = inspect.signature(fit).parameters
-    unused = {"eps", "eps_warmup_steps", "attack_steps"}  # by a clean run, which stores zeros
-    for option in {*FIT_OPTIONS} & {*recipe} - unused:
-        assert preset["fit"].get(option, defaults[option].default) == recipe[option], option
-    assert recipe["loss"] == "clean" and "num_steps" in recipe
+    stored = recipe.get("settings", recipe)
+    asked = all_settings(preset["fit"])
+    unused = {"eps", "eps_warmup_steps", "attack_steps"} if asked["loss"] == "clean" else set()
+    for option in {*asked} & {*stored} - unused:
+        assert asked[option] == stored[option], option
+    assert stored["loss"] == asked["loss"] and "num_steps" in stored
     builder, arguments = preset["model"]
     shipped = zoo.load(name, "cpu").config
     assert json.loads(json.dumps(getattr(flows, builder)(**arguments).config)) == shipped
-    assert (preset["data"], preset["train"], preset["report"]) == (
-        "photos",
-        ("train", None),
-        ("test", None),
-    )
+    if isinstance(recipe["data"], dict):
+        for use in USES:
+            limits = preset[use] and preset[use][1]
+            if limits:
+                assert recipe["data"][use].endswith(f" {limits[0]}..{limits[1] - 1}")
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -170,7 +182,13 @@ def test_every_preset_is_complete(name):
     used = [preset[use] for use in USES if preset[use]]
     assert all(split in SPLITS[preset["data"]] for split, _ in used)
     loss = preset["fit"].get("loss", "clean")
-    assert name.endswith(loss)
+    assert name.endswith((loss, "base"))
+    if "start" in preset:  # the same model and images, trained clean
+        base = PRESETS[preset["start"]]
+        assert base["fit"].get("loss", "clean") == "clean" and "start" not in base
+        assert {k: base[k] for k in ("model", "data", *USES)} == {
+            k: preset[k] for k in ("model", "data", *USES)
+        }
 
 
 @pytest.mark.parametrize(
@@ -181,11 +199,123 @@ def test_every_preset_is_complete(name):
     ],
 )
 def test_ranges_of_the_real_sets(data, ranges):
-    presets = [preset for preset in PRESETS.values() if preset["data"] == data]
-    assert len(presets) >= 3
-    for preset in presets:
+    found = [p for n, p in PRESETS.items() if p["data"] == data and not n.startswith("paper-")]
+    assert len(found) >= 3
+    for preset in found:
         assert [preset[use] for use in USES] == [("train", limits) for limits in ranges]
         assert preset["fit"]["keep_best"]
+
+
+@pytest.mark.parametrize("key", TABLES)
+def test_a_row_has_one_budget_and_what_is_not_loss_is_alike(key):
+    plan = TABLES[key]
+    assert all(name in PRESETS for name in plan.models)
+    if not plan.robust:
+        return
+    fits = [PRESETS[name]["fit"] for name in plan.models]
+    assert [fit.get("loss", "clean") for fit in fits] == ["clean", "adversarial", "hybrid"]
+    assert len({PRESETS[name]["start"] for name in plan.models}) == 1
+    attacks = {"loss", "random_eps", "eps_warmup_steps", "attack_steps", "reuse_perturbations"}
+    shared = [{k: v for k, v in fit.items() if k not in attacks} for fit in fits]
+    assert shared[0] == shared[1] == shared[2] and "num_steps" in shared[0]
+
+
+@pytest.fixture
+def small_table(monkeypatch):
+    plan = Plan("A table", TABLES["tiny", "laptop"].models, eps=(0, 8), steps=(2,))
+    monkeypatch.setitem(TABLES, ("tiny", "laptop"), plan)
+    monkeypatch.setattr(reproduce, "NUM_TUNED", 8)
+    bases = {
+        "clean, wider base": ("scale", (1.0, 3.0)),
+        "clean, Student-t base": ("degrees", (1.0, 5.0)),
+    }
+    monkeypatch.setattr(reproduce, "BASES", bases)
+
+
+def table(folder, *more):
+    return ["table", "tiny", "--folder", str(folder), "--limit", "4", *SHORT, *more]
+
+
+def test_table_trains_attacks_and_records(small_table, tmp_path, capsys):
+    assert main(table(tmp_path)) == 0
+    record = json.loads(
+        (tmp_path / "table-tiny-laptop.json").read_text(), parse_constant=pytest.fail
+    )
+    printed = capsys.readouterr().out
+    assert printed.endswith(reproduce.layout(record) + "\n") and "A table" in printed
+    assert record["command"].startswith("python -m flowrob table tiny --folder")
+    assert os.sep not in record["command"] and record["duration_s"] > 0
+    names = ["tiny-clean", "tiny-adversarial", "tiny-hybrid"]
+    assert record["models"] == names
+    assert set(record["training_seconds"]) == {*names, "tiny-base"}
+    flow = {name.split("-")[1]: zoo.load(tmp_path / f"{name}.safetensors", "cpu") for name in names}
+    chosen = record["baselines"]
+    for name, parameter in {
+        "clean, wider base": "scale",
+        "clean, Student-t base": "degrees",
+    }.items():
+        best = min(chosen[name]["tried"], key=lambda entry: entry["half and half"])
+        assert chosen[name][parameter] == best[parameter] and chosen[name]["num_images"] == 8
+    models = {name: f.log_prob for name, f in flow.items()} | {
+        "clean, wider base": rebased(flow["clean"], scale=chosen["clean, wider base"]["scale"]),
+        "clean, Student-t base": rebased(
+            flow["clean"], degrees=chosen["clean, Student-t base"]["degrees"]
+        ),
+        "mixture": mixture(flow["clean"].log_prob, flow["adversarial"].log_prob),
+    }
+    images = load("photos", split="test", size=16, limit=4)
+    attacks = TABLES["tiny", "laptop"].attacks
+    assert set(attacks) == {"pgd-2", "auto-pgd-2"}
+    generator = torch.Generator().manual_seed(0)
+    expected = strongest_table(models, images, [0, 8], generator=generator, attacks=attacks)
+    assert record["rows"] == json.loads(expected.to_json())["rows"]
+    # a second run trains nothing, and the same numbers come out
+    before = {path: path.read_bytes() for path in tmp_path.glob("*.safetensors")}
+    assert main(table(tmp_path, "--json", str(tmp_path / "again.json"))) == 0
+    again = json.loads((tmp_path / "again.json").read_text())
+    assert again["rows"] == record["rows"]
+    assert before == {path: path.read_bytes() for path in tmp_path.glob("*.safetensors")}
+
+
+def test_tables_of_single_models_go_over_iterations(monkeypatch, tmp_path, capsys):
+    plan = Plan("Iterations", ("tiny-clean", "tiny-hybrid"), eps=(0, 8), steps=(1, 3), auto=False)
+    monkeypatch.setitem(TABLES, ("tiny", "laptop"), plan)
+    assert main(table(tmp_path)) == 0
+    record = json.loads((tmp_path / "table-tiny-laptop.json").read_text())
+    assert [row["row"] for row in record["rows"][:4]] == ["clean", "pgd-1", "pgd-3", "strongest"]
+    assert record["settings"]["num_images"] == {"tiny-clean": 4, "tiny-hybrid": 4}
+    assert "| tiny-hybrid | pgd-3 |" in capsys.readouterr().out
+
+
+def test_table_takes_images_from_elsewhere_and_refuses_what_it_does_not_know(tmp_path, capsys):
+    images = load("photos", size=16, limit=16)
+    np.savez(tmp_path / "c.npz", images=images.permute(0, 2, 3, 1).numpy())
+    command = ["table", "1", "--folder", str(tmp_path), "--quiet"]
+    assert main([*command, "--data", f"cifar10={tmp_path / 'c.npz'}"]) == 2
+    assert "indices=slice(0, 3200, None) reaches beyond the 16" in capsys.readouterr().err
+    for wrong in ("c.npz", "mnist=c.npz", "cifar10="):
+        with pytest.raises(SystemExit, match="2"):
+            main([*command, "--data", wrong])
+        assert "write SET=PATH" in capsys.readouterr().err
+    assert main(["table", "photos", "--scale", "paper"]) == 2
+    assert "no table photos --scale paper: one of 1 --scale laptop" in capsys.readouterr().err
+
+
+def test_commands_are_recorded_without_folders():
+    words = ["table", "1", "--data", "celeba=/some/where/faces.npz", "--folder", "a/b"]
+    expected = "python -m flowrob table 1 --data celeba=faces.npz --folder b"
+    assert command_line(words) == expected
+
+
+def test_layout_puts_the_papers_table_1_above_ours():
+    rows = [
+        {"model": "clean", "eps": e, "row": r, "mean": e + 3.5, "median": "inf"}
+        for e, r in [(0, "clean"), (8, "pgd-20"), (8, "strongest")]
+    ]
+    text = reproduce.layout({"table": "1", "title": "T", "rows": rows})
+    assert "| paper: clean | PGD | 3.40 | 2,000,000 |" in text
+    assert "| clean | strongest | 3.50 / inf | 11.50 / inf |" in text
+    assert "paper" not in reproduce.layout({"table": "2", "title": "T", "rows": rows})
 
 
 def attack(folder, *more):
@@ -230,7 +360,7 @@ def test_two_processes_print_one_and_the_same_table(trained, capsys):
 
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
     many = ["--set", "num_steps=100000", "--set", "checkpoint_every=1"]
-    command = [sys.executable, "-m", "flowrob", *tiny("tiny-clean", tmp_path, *many)]
+    command = [sys.executable, "-m", "flowrob", *tiny("tiny-base", tmp_path, *many)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     path, deadline = tmp_path / "run.safetensors", time.monotonic() + 120
     while not path.exists() and process.poll() is None and time.monotonic() < deadline:

@@ -144,6 +144,26 @@ def test_random_eps_draws_a_radius_per_image_that_the_attack_exhausts(images, at
     assert max(256 * radius.max() for _, radius, *_ in attacks[:3]) <= 0.3 * 8
 
 
+def test_random_eps_may_be_the_share_of_some(images, attacks):
+    options = {"num_steps": 20, "attack_steps": 1, "random_eps": 0.25}
+    fit(glow(**SMALL), images, "adversarial", **options, **FAST)
+    eps = 256 * torch.cat([radius for _, radius, *_ in attacks])
+    full = (eps > 8 - 1e-4).float().mean().item()
+    assert len(eps) == 320 and full == pytest.approx(0.75, abs=4 * math.sqrt(0.75 * 0.25 / 320))
+    drawn = eps[eps <= 8 - 1e-4]
+    assert drawn.mean() == pytest.approx(4.0, abs=4 * 8 / math.sqrt(12 * len(drawn)))
+
+
+def test_validation_spaces_the_share_of_radii_evenly():
+    def radii(random_eps):
+        adversary = Adversary(1.0, 8.0, random_eps, 0, 1, 0, None)
+        return (256 * adversary.validation_radius(8)).tolist()
+
+    assert radii(0.0) == [8.0] * 8
+    assert radii(0.5) == [2.0, 4.0, 6.0, 8.0, 8.0, 8.0, 8.0, 8.0]
+    assert radii(1.0) == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]
+
+
 def test_attack_steps_grow_over_their_warm_up(images, attacks):
     options = {"num_steps": 6, "attack_steps": 4, "attack_warmup_steps": 5, **FAST}
     fit(glow(**SMALL), images, "adversarial", **options)
@@ -220,18 +240,19 @@ def test_a_warm_start_keeps_the_weights_and_actnorms_it_is_given(images):
     assert equal(weights(flow), before)
 
 
-def test_adamax_differs_from_adam_and_resumes(images, tmp_path):
+@pytest.mark.parametrize("optimizer", ["adamax", "muon"])
+def test_other_optimizers_differ_from_adam_and_resume(images, tmp_path, optimizer):
     flows = {}
-    for optimizer in ("adam", "adamax"):
-        flows[optimizer] = glow(**SMALL)
-        fit(flows[optimizer], images, num_steps=6, optimizer=optimizer, **FAST)
-    assert not equal(weights(flows["adam"]), weights(flows["adamax"]))
+    for name in ("adam", optimizer):
+        flows[name] = glow(**SMALL)
+        fit(flows[name], images, num_steps=6, optimizer=name, **FAST)
+    assert not equal(weights(flows["adam"]), weights(flows[optimizer]))
     resumed, path = glow(**SMALL), tmp_path / "run.safetensors"
-    settings = {"num_steps": 6, "optimizer": "adamax", "checkpoint": path, **FAST}
+    settings = {"num_steps": 6, "optimizer": optimizer, "checkpoint": path, **FAST}
     run_until(3, resumed, images, loss="clean", **settings)
     fit(resumed, images, **settings)
-    assert equal(weights(resumed), weights(flows["adamax"]))
-    with pytest.raises(ValueError, match=r"another run.*'optimizer': \('adamax', 'adam'\)"):
+    assert equal(weights(resumed), weights(flows[optimizer]))
+    with pytest.raises(ValueError, match=rf"another run.*'optimizer': \('{optimizer}', 'adam'\)"):
         fit(resumed, images, **{**settings, "optimizer": "adam"})
 
 
@@ -445,6 +466,9 @@ def test_truncated_foreign_and_mismatched_checkpoints_are_refused(images, tmp_pa
 
 
 def test_wrong_arguments(images):
+    for wrong in ({"random_eps": 1.5}, {"random_eps": -0.1}):
+        with pytest.raises(ValueError, match=rf"random_eps is a share.*got {wrong['random_eps']}"):
+            fit(glow(**SMALL), images, "hybrid", **wrong)
     for wrong in ({"loss": "robust"}, {"optimizer": "sgd"}, {"attack_dtype": "float16"}):
         ((name, value),) = wrong.items()
         with pytest.raises(ValueError, match=f"{name} must be one of .*got {value!r}"):

@@ -1,0 +1,165 @@
+"""The strongest attack: nothing is left out, and each of its parts can win."""
+
+import itertools
+import json
+import math
+
+import pytest
+import torch
+
+from flowrob.ensemble import ATTACKS, strongest_table
+from flowrob.evaluation import bits_per_dim, robustness_table
+from flowrob.objectives import in_double, mixture, rebased
+from flowrob.pixels import attack_images, dequantization_noise, score_images
+
+QUICK = {"few": {"num_steps": 3}, "start": {"num_steps": 3, "random_start": True}}
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="module")
+def two(flow, images):
+    """The table of a flow and of one with a wider base."""
+    models = {"flow": flow.log_prob, "wide": rebased(flow, 2.0)}
+    return models, strongest_table(models, images, (0, 2, 6), generator=seeded(7), attacks=QUICK)
+
+
+def test_strongest_is_the_worst_of_all_attacks_on_all_models_at_all_smaller_eps(two, images):
+    models, table = two
+    generator = seeded(7)
+    scoring = dequantization_noise(images, "fixed", generator)
+    seed = int(torch.randint(2**62, (), generator=generator))
+    tried = {name: [table.values[name, 0, "clean"]] for name in models}
+    for eps in (2, 6):
+        for (victim, log_prob), (name, options) in itertools.product(models.items(), QUICK.items()):
+            found = attack_images(
+                log_prob, images, eps, generator=seeded(seed), batch_size=64, **options
+            )
+            assert float((found.x - images).abs().max()) <= eps + 1e-4
+            for model, density in models.items():
+                bits = bits_per_dim(score_images(density, found.x, scoring), 192)
+                tried[model].append(bits)
+                if model == victim:
+                    torch.testing.assert_close(table.values[victim, eps, name], bits)
+        for model in models:
+            expected = torch.stack(tried[model]).amax(0)
+            torch.testing.assert_close(table.values[model, eps, "strongest"], expected)
+
+
+def test_clean_rows_are_those_of_the_robustness_table(flow, two, images):
+    other = robustness_table(flow.log_prob, images, [0], generator=seeded(7)).rows[0]
+    ours = two[1].rows[0]
+    assert ours["model"] == "flow" and ours["row"] == "clean" and ours["eps"] == 0
+    assert ours["floor"] is None
+    for column in ("mean", "median", "mixed", "ceiling", "q25", "q75", "nonfinite"):
+        assert ours[column] == pytest.approx(other[column], rel=1e-6)
+
+
+def test_every_row_is_there_and_bounded_by_its_ceiling(two):
+    kinds = [(row["model"], row["eps"], row["row"]) for row in two[1].rows]
+    expected = [(m, 0, "clean") for m in two[0]]
+    expected += [(m, e, r) for m in two[0] for e in (2, 6) for r in (*QUICK, "strongest")]
+    assert sorted(kinds) == sorted(expected)
+    for row in two[1].rows:
+        assert row["mixed"] <= min(row["ceiling"], row["mean"] + 0.02)
+        assert row["low"] <= row["mean"] <= row["high"]
+    json.loads(two[1].to_json(), parse_constant=pytest.fail)
+
+
+def bump(where: float):
+    """A density that hates grey levels near ``where`` and likes all others."""
+
+    def log_prob(x):
+        return -50.0 * torch.exp(-(((256 * x - where) / 3.0) ** 2)).flatten(1).sum(1)
+
+    return log_prob
+
+
+def test_transfer_finds_what_the_gradient_of_a_mixture_cannot_see():
+    """Two bumps: each part of the mixture hides the other, except where both are small."""
+
+    def part(direction):
+        def log_prob(x):  # falls to one side only; the other side pays nothing
+            return -(direction * (x - 0.5) * 256).clamp(min=0).square().flatten(1).sum(1)
+
+        return log_prob
+
+    grey = torch.full((3, 1, 2, 2), 128, dtype=torch.uint8)
+    up, down = part(1.0), part(-1.0)
+
+    def hidden(x):  # equal to ``up`` in value, with a gradient that shows nothing
+        return up(x).detach() + 0.0 * x.flatten(1).sum(1)
+
+    table = strongest_table(
+        {"up": up, "hidden": hidden}, grey, [4], generator=seeded(), attacks={"a": {"num_steps": 3}}
+    )
+    alone, strongest = (table.values["hidden", 4, row].mean() for row in ("a", "strongest"))
+    assert strongest > alone + 0.5
+    torch.testing.assert_close(
+        table.values["up", 4, "strongest"], table.values["hidden", 4, "strongest"]
+    )
+    assert any("hidden, eps 4, a: zero or non-finite gradients" in w for w in table.warnings)
+    both = strongest_table(mixture(up, down), grey, [4], generator=seeded())
+    assert both.rows[-1]["model"] == "model"
+
+
+def test_a_smaller_ball_wins_where_the_greater_one_overshoots():
+    grey = torch.full((2, 1, 2, 2), 128, dtype=torch.uint8)
+    one_step = {"sign": {"num_steps": 1, "schedule": "constant", "step_size": 100.0}}
+    table = strongest_table(bump(130.5), grey, [2, 8], generator=seeded(), attacks=one_step)
+    mean = {(row["eps"], row["row"]): row["mean"] for row in table.rows}
+    assert mean[8, "sign"] < mean[2, "sign"]
+    assert mean[8, "strongest"] >= mean[2, "strongest"] >= mean[2, "sign"]
+
+
+def test_nan_counts_as_the_worst():
+    def broken(x):
+        return x.flatten(1).sum(1) * 0 + math.nan
+
+    grey = torch.full((2, 1, 2, 2), 128, dtype=torch.uint8)
+    table = strongest_table({"a": bump(130), "b": broken}, grey, [2], generator=seeded(),
+                            attacks={"x": {"num_steps": 1}})  # fmt: skip
+    rows = {(row["model"], row["row"]): row for row in table.rows}
+    assert rows["b", "strongest"]["nonfinite"] == 2 and math.isnan(rows["b", "strongest"]["mean"])
+    assert rows["a", "strongest"]["nonfinite"] == 0
+
+
+def test_defaults_and_errors(flow, images):
+    assert max(options["num_steps"] for options in ATTACKS.values()) == 100
+    assert {options.get("schedule") for options in ATTACKS.values()} == {None, "auto"}
+    with pytest.raises(ValueError, match="models is empty"):
+        strongest_table({}, images, generator=seeded())
+    for attacks in ({}, {"clean": {}}, {"strongest": {}}):
+        with pytest.raises(ValueError, match="attacks needs at least one"):
+            strongest_table(flow.log_prob, images, generator=seeded(), attacks=attacks)
+    with pytest.raises(TypeError, match=r"images must be uint8, got torch\.float32"):
+        strongest_table(flow.log_prob, images / 256, generator=seeded())
+    with pytest.raises(ValueError, match=r"eps must hold integers"):
+        strongest_table(flow.log_prob, images, [0.5], generator=seeded())
+    with pytest.raises(ValueError, match=r"weight must lie in \(0, 1\), got 1"):
+        strongest_table(flow.log_prob, images, generator=seeded(), uniform_weight=1)
+
+
+@pytest.mark.parametrize("scale, degrees", [(1.0, math.inf), (1.7, math.inf), (1.0, 3.0), (2.0, 1)])
+def test_a_rebased_flow_has_the_density_of_its_base(flow, scale, degrees):
+    x = torch.rand(4, 3, 8, 8, generator=seeded(), dtype=torch.float64)
+    density = in_double(rebased(flow, scale, degrees))
+    if degrees == math.inf:
+        base = torch.distributions.Normal(0.0, scale)
+    else:
+        base = torch.distributions.StudentT(float(degrees), 0.0, scale)
+    z, log_det = density.parts[0](x)
+    expected = base.log_prob(z.flatten(1)).sum(1) + log_det
+    torch.testing.assert_close(density(x), expected)
+    if scale == 1.0 and degrees == math.inf:
+        torch.testing.assert_close(density(x), in_double(flow.log_prob)(x))
+
+
+def test_rebased_refuses_what_is_no_base(flow):
+    with pytest.raises(TypeError, match=r"flow must be a flowrob\.flows\.Flow, got function"):
+        rebased(bump(1.0))
+    for wrong in ({"scale": 0.0}, {"scale": math.inf}, {"degrees": -1.0}, {"degrees": math.nan}):
+        with pytest.raises(ValueError, match="scale must be positive and finite"):
+            rebased(flow, **wrong)

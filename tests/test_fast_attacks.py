@@ -1,0 +1,106 @@
+"""benchmarks/fast_attacks.py runs, and its section says what is within the noise of the seeds."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+spec = importlib.util.spec_from_file_location("for_fast", ROOT / "docs/build_benchmarks.py")
+benchmarks = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(benchmarks)
+
+import fast_attacks as script  # noqa: E402  found through the line above
+
+
+def made_up(*rows):
+    """A result with rows (name, seed, ms per step, clean mean, mean at eps 8)."""
+    runs = [
+        {
+            "name": name,
+            "seed": seed,
+            "ms_per_step": cost,
+            "0": {"mean": clean, "median": clean},
+            "4": {"mean": 5.5, "median": 5.25},
+            "8": {"mean": attacked, "median": 1234.5},
+        }
+        for name, seed, cost, clean, attacked in rows
+    ]
+    settings = {"num_steps": 400, "images": 2000, "test_images": 7, "attack_steps": 50, "batch": 64}
+    return {"runs": runs, "settings": settings, "reference": script.REFERENCE}
+
+
+def test_the_section_shows_both_seeds_the_price_and_what_is_noise():
+    text = benchmarks.section_fast_attacks(
+        made_up(
+            (script.CLEAN, 0, 20.0, 4.0, 300.0),
+            (script.CLEAN, 1, 20.0, 4.0, 900.0),
+            (script.REFERENCE, 0, 90.0, 5.0, 6.0),
+            (script.REFERENCE, 1, 110.0, 5.1, 6.2),
+            ("3 steps", 0, 40.0, 4.9, 6.1),
+            ("3 steps", 1, 40.0, 4.9, 6.3),
+            ("1 step", 0, 25.0, 4.8, 7.0),
+            ("1 step", 1, 25.0, 4.8, 7.1),
+        )
+    )
+    assert "| 3 steps | 40, 40 | 0.40x | 4.90, 4.90 |" in text
+    assert "6.10, 6.30 | 1,234.50, 1,234.50 |" in text
+    assert "differ by up to 0.20 bits/dim" in text  # the clean model's 600 are no noise of attacks
+    assert "within that of *10 steps*: 3 steps (+0.10)" in text
+    assert "worse than *10 steps*: 1 step (+0.95)" in text and "better than" not in text
+    assert "every crop is seen 13 times and attacked 6 times" in text and "2 seeds" in text
+
+
+def test_a_model_whose_second_seed_is_missing_is_shown_but_not_judged():
+    text = benchmarks.section_fast_attacks(
+        made_up(
+            (script.REFERENCE, 0, 90.0, 5.0, 6.0),
+            (script.REFERENCE, 1, 110.0, 5.1, 6.2),
+            ("1 step", 0, 25.0, 4.8, 7.0),
+        )
+    )
+    assert "| 1 step | 25 |" in text and "1 step (" not in text
+
+
+def test_one_seed_claims_nothing_about_noise():
+    text = benchmarks.section_fast_attacks(made_up((script.REFERENCE, 0, 90.0, 5.0, 6.0)))
+    assert "one seed" in text and "may be luck" in text and "differ by up to" not in text
+
+
+@pytest.mark.parametrize("name", script.VARIANTS)
+def test_every_variant_is_a_run_that_fit_accepts(name, images_16):
+    flow, cost = script.train(images_16, script.VARIANTS[name], 2, 0)
+    assert cost > 0 and not flow.training
+
+
+@pytest.fixture(scope="module")
+def images_16():
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(256, (64, 3, 16, 16), generator=generator, dtype=torch.uint8)
+
+
+def test_seeds_draw_other_weights_and_the_same_seed_the_same(images_16):
+    options = script.VARIANTS["1 step"]
+    first, again, other = (
+        next(script.train(images_16, options, 1, seed)[0].parameters()) for seed in (0, 0, 1)
+    )
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+def test_the_script_runs_at_a_tiny_size(tmp_path, monkeypatch):
+    path, threads = tmp_path / "fast_attacks.json", str(torch.get_num_threads())
+    names = (script.REFERENCE, "1 step, reused")
+    monkeypatch.setattr(script, "VARIANTS", {name: script.VARIANTS[name] for name in names})
+    small = ["--num-steps", "1", "--every", "100", "--limit", "2", "--attack-steps", "1"]
+    arguments = [*small, "--threads", threads, "--json", str(path)]
+    monkeypatch.setattr(sys, "argv", ["fast_attacks.py", *arguments])
+    script.main()
+    run = json.loads(path.read_text(encoding="utf-8"))
+    assert [one["name"] for one in run["runs"]] == list(names)
+    assert run["settings"]["test_images"] == 2
+    for one in run["runs"]:
+        assert one["8"]["mean"] >= one["0"]["mean"]
+    assert "| 1 step, reused |" in benchmarks.render(tmp_path)
