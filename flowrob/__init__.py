@@ -16,10 +16,13 @@ Models" (Pope, Balaji, Feizi, AISTATS 2020); the section is in brackets.
                 ``ascent`` (projected gradient ascent), ``balls`` (l_inf, l_2), ``objectives``,
                 ``blackbox`` (Square, without gradients), ``pixels`` (attacks on 8-bit images)
 ``training``    ``fit()``: one loop for clean, adversarial and hybrid training (4); ``adversary``
-                attacks its batches, ``checkpoints`` keeps its state, ``distributed`` spreads it;
-                on the command line: ``python -m flowrob train``, ``attack``, ``models``
+                attacks its batches, ``checkpoints`` keeps its state, ``distributed`` spreads it,
+                ``muon`` is an optimizer
 ``evaluation``  bits/dim, tables of robustness and detection, anatomy of an attack (5); its rows
-                are shown by ``tables``
+                are shown by ``tables``; ``ensemble``: the strongest attack, worst of many
+``presets``     what the command line knows by name: ``python -m flowrob train``, ``attack``,
+                ``table``, ``models``; ``reproduce`` makes a table from nothing, ``runs`` the
+                records
 ``data``        images in, dequantised tensors out
 ``zoo``         weights that ship with the package, each with its recipe
 ``paper``       the numbers the paper prints, with their source

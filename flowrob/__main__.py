@@ -68,7 +68,7 @@ def _trained(arguments: argparse.Namespace, group: Group) -> flows.Flow | None:
     arguments.output = arguments.output or Path(f"{arguments.preset}.safetensors")
     if arguments.output.suffix != ".safetensors":
         raise ValueError(f"--output must end in .safetensors, got {arguments.output.name!r}")
-    flow, start = _start(arguments, preset, group)
+    flow, start = _start(arguments, preset, group)  # start: the name and recipe of a warm start
     if flow is None:
         return None
     flow.to(flowrob.device())
@@ -100,7 +100,8 @@ def _trained(arguments: argparse.Namespace, group: Group) -> flows.Flow | None:
         "seed": arguments.seed,
         "data": {use: describe(preset, use) for use in USES},
         "num_images": len(images),
-        "start": start,
+        "start": start and start[0],
+        "start_recipe": start and start[1],
         "settings": all_settings(settings),
         "training_seconds": round(history.seconds, 1),
         "scored_on": f"{scored}: {describe(preset, scored)}",
@@ -118,13 +119,14 @@ def _trained(arguments: argparse.Namespace, group: Group) -> flows.Flow | None:
 
 def _start(
     arguments: argparse.Namespace, preset: dict, group: Group
-) -> tuple[flows.Flow | None, str | None]:
-    """What the run begins with, and its name: a warm start, or fresh weights.
+) -> tuple[flows.Flow | None, tuple[str, dict] | None]:
+    """What the run begins with, and, of a warm start, its name and recipe.
 
     The base of a preset is taken from beside the output, and trained first if it is not there.
     """
     if arguments.start:
-        return zoo.load(arguments.start, "cpu"), os.path.basename(arguments.start)
+        name = os.path.basename(arguments.start)
+        return zoo.load(arguments.start, "cpu"), (name, zoo.recipe(arguments.start))
     if arguments.model:
         return flows.preset(arguments.model), None
     if "start" not in preset:
@@ -132,13 +134,15 @@ def _start(
         return getattr(flows, builder)(**options), None
     path = arguments.output.parent / f"{preset['start']}.safetensors"
     if path.exists():
-        return zoo.load(path, "cpu"), path.name
+        return zoo.load(path, "cpu"), (path.name, zoo.recipe(path))
     base = copy.copy(arguments)
     base.preset, base.output, base.json = preset["start"], path, None
     base.set = [pair for pair in arguments.set if pair[0] not in ("loss", "adversarial_share")]
     if arguments.checkpoint:
         base.checkpoint = path.with_suffix(".checkpoint.safetensors")
-    return _trained(base, group), path.name
+    flow = _trained(base, group)
+    group.any(False, flowrob.device())  # wait for the first process's file
+    return flow, None if flow is None else (path.name, zoo.recipe(path))
 
 
 def table(arguments: argparse.Namespace) -> int:
@@ -171,7 +175,9 @@ def table(arguments: argparse.Namespace) -> int:
             return 130
         group.any(False, flowrob.device())  # wait for the first process's file
     models = {name: zoo.load(path) for name, path in paths.items()}
+    attacking = time.monotonic()
     result, facts = reproduce.attack_models(plan, models, presets, arguments, group)
+    attacking = time.monotonic() - attacking
     recipes = {name: zoo.recipe(path) for name, path in paths.items()}
     seconds = {name: recipe["training_seconds"] for name, recipe in recipes.items()}
     for name in {PRESETS[name].get("start") for name in plan.models} - {None}:
@@ -187,6 +193,7 @@ def table(arguments: argparse.Namespace) -> int:
             "data": {n: {use: describe(presets[n], use) for use in USES} for n in models},
             "models": list(models),
             "training_seconds": seconds,
+            "attack_seconds": round(attacking, 1),
             **facts,
             **circumstances(time.monotonic() - started, group),
             **json.loads(result.to_json()),
@@ -234,6 +241,8 @@ def models(arguments: argparse.Namespace) -> int:
         recipe = zoo.recipe(name)
         print(f"{name}\n  {repr(zoo.load(name, 'cpu')).splitlines()[0]}")
         for key, value in recipe.items():
+            if isinstance(value, dict) and key in ("data", "settings"):
+                value = ", ".join(f"{k} {v}" for k, v in value.items() if v is not None)
             if isinstance(value, str | int | float):
                 print(f"  {key}: {value}")
     return 0

@@ -118,7 +118,9 @@ def save(flow: Flow, path: str | os.PathLike, recipe: dict) -> Path:
         "recipe": json.dumps(recipe, sort_keys=True),
     }
     tensors = {key: value.contiguous() for key, value in flow.state_dict().items()}
-    save_file(tensors, path, metadata)
+    partial = path.with_name(path.name + ".partial")
+    save_file(tensors, partial, metadata)
+    os.replace(partial, path)  # whoever interrupts this finds the whole file or none
     return path
 
 

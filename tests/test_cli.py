@@ -75,7 +75,8 @@ def test_the_run_is_fit_with_the_settings_of_the_preset_and_of_its_base(trained)
     assert all(torch.equal(value.cpu(), stored[key]) for key, value in expected.items())
     record = json.loads((trained / "r.json").read_text())
     assert record["start"] == "tiny-base.safetensors"
-    assert zoo.recipe(trained / "tiny-base.safetensors")["settings"]["loss"] == "clean"
+    base = zoo.recipe(trained / "tiny-base.safetensors")
+    assert base["settings"]["loss"] == "clean" and record["start_recipe"] == base
     assert (trained / "tiny-base.checkpoint.safetensors").exists()
 
 

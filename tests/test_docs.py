@@ -130,3 +130,72 @@ def test_robustness_is_what_its_generator_makes_of_the_results(tmp_path):
     run["rows"][1]["mean"] = 1234.5
     (tmp_path / "attack-glow-photos-clean.json").write_text(json.dumps(run), encoding="utf-8")
     assert robustness.render(tmp_path).count("1,234") == 2  # in its table and beside the paper
+
+
+def load_builder(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / f"docs/{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_tables_are_what_their_generator_makes_of_the_results():
+    tables = load_builder("build_tables")
+    published = (ROOT / "docs/tables.md").read_text(encoding="utf-8")
+    assert published == tables.render(), "run python docs/build_tables.py"
+    titles = [run["title"] for run in tables.runs()]
+    assert [title.split(":")[0] for title in titles] == [
+        "Table 1",
+        "Beside Table 2",
+        "Glow on photographs",
+        "Table 3",
+    ]
+
+
+def test_the_readme_shows_table_1_as_it_is():
+    tables = load_builder("build_tables")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert readme == tables.with_table(readme), "run python docs/build_tables.py"
+    for row in ("paper: hybrid | 3.60", "ours: hybrid | ", "ours: the mixture | "):
+        assert f"| {row}" in readme
+
+
+def test_a_changed_table_changes_its_page_the_verdicts_and_the_readme(tmp_path):
+    tables = load_builder("build_tables")
+    name = "table-1-laptop.json"
+    run = json.loads((ROOT / "results" / name).read_text(encoding="utf-8"))
+    for row in run["rows"]:
+        if (row["model"], row["eps"], row["row"]) == ("hybrid", 4, "strongest"):
+            row["mean"] = 0.125
+        if (row["model"], row["eps"], row["row"]) == ("adversarial", 8, "pgd-20"):
+            row["mean"] = -1.0
+    (tmp_path / name).write_text(json.dumps(run), encoding="utf-8")
+    page = tables.render(tmp_path)
+    assert "Least at eps 4: hybrid (0.12), then" in page
+    assert "the mean of the adversarial model falls at eps [8]" in page
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    changed = tables.with_table(readme, tmp_path)
+    assert changed != readme and "| 0.12 |" in changed
+
+
+@pytest.mark.parametrize("name", ["1", "2", "photos", "3"])
+def test_each_table_says_how_it_was_made_and_reports_on_held_out_images(name):
+    from flowrob.presets import PRESETS, TABLES
+
+    run = json.loads((ROOT / f"results/table-{name}-laptop.json").read_text(encoding="utf-8"))
+    plan = TABLES[name, "laptop"]
+    assert run["command"].startswith(f"python -m flowrob table {name}") and run["duration_s"] > 0
+    assert "/" not in run["command"] and run["models"] == list(plan.models)
+    assert run["settings"]["attacks"] == json.loads(json.dumps(plan.attacks))
+    for model in plan.models:
+        _, limits = PRESETS[model]["report"]
+        last = "all" if limits is None else f"{limits[0]}..{limits[1] - 1}"
+        assert run["data"][model]["report"].endswith(last)
+    found = {(row["model"], row["eps"]): row["mean"] for row in run["rows"]
+             if row["row"] in ("clean", "strongest")}  # fmt: skip
+    if plan.robust:
+        rivals = {"mixture", "clean, wider base", "clean, Student-t base"}
+        assert {model for model, _ in found} == {"clean", "adversarial", "hybrid"} | rivals
+    for (model, eps), value in found.items():
+        if isinstance(value, float) and eps and (model, 0) in found:
+            assert value >= found[model, 0]

@@ -149,7 +149,7 @@ def test_the_script_runs_at_a_tiny_size(tmp_path, monkeypatch):
     small = {f"width {w}": lambda w=w: flows.glow((3, 32, 32), 1, 1, w) for w in (2, 4, 8)}
     monkeypatch.setattr(script, "SIZES", small)
     monkeypatch.setattr(script, "paper_model", lambda: flows.glow((3, 32, 32), 1, 2, 8))
-    rounds = ["--batch", "2", "--rounds", "1", "--paper-rounds", "1"]
+    rounds = ["--batch", "2", "--rounds", "1", "--paper-rounds", "1", "--at-least", "0"]
     monkeypatch.setattr(sys, "argv", ["paper_cost.py", *rounds, "--json", str(path)])
     try:
         script.main()

@@ -51,6 +51,19 @@ def test_save_and_load_give_the_same_density_and_recipe(kind, tmp_path):
         assert torch.equal(loaded.state_dict()[key], value)
 
 
+def test_an_interrupted_save_leaves_the_old_file(tmp_path, monkeypatch):
+    path = zoo.save(trained("plane_flow")[0], tmp_path / "model.safetensors", {"seed": 1})
+
+    def fails(tensors, target, metadata):
+        target.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(zoo, "save_file", fails)
+    with pytest.raises(OSError, match="disk full"):
+        zoo.save(trained("plane_flow")[0], path, {"seed": 2})
+    assert zoo.recipe(path) == {"seed": 1} and zoo.load(path, "cpu").event_shape == (2,)
+
+
 def test_load_uses_the_device_asked_for(tmp_path, monkeypatch):
     path = zoo.save(trained("plane_flow")[0], tmp_path / "model.safetensors", {})
     assert {p.device.type for p in zoo.load(path, "meta").parameters()} == {"meta"}

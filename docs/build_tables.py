@@ -1,0 +1,169 @@
+"""Writes docs/tables.md from results/table-*.json: Tables 1 to 3, ours beside the paper's.
+
+    python docs/build_tables.py
+
+measures nothing: each section shows what `python -m flowrob table` wrote. tests/test_docs.py
+asserts that the file is up to date, so that no number in it is typed.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from flowrob.paper import TABLE_1, table_1
+from flowrob.reproduce import layout, number
+
+ROOT = Path(__file__).parents[1]
+ORDER = ("table-1", "table-2", "table-photos", "table-3")
+
+HEAD = """# Tables 1 to 3, ours beside the paper's
+
+Bits/dim of held-out images, lower is more likely; mean / median over images. *pgd-n* is projected
+gradient ascent of n iterations in the l_inf ball of eps grey levels, *auto-pgd-n* Auto-PGD from a
+random start, *strongest* the worst per image of all attacks on all models of the table in this and
+every smaller ball: it grows with eps by construction, the single attacks need not.
+
+Our models are small, so that a laptop trains them, and saw a few thousand images; the paper's are
+far bigger and saw whole sets: levels differ, shapes can be compared. Within a table all models start
+from one clean base and go on for the same number of steps, and all are attacked on the same images
+with the same attacks and seeds.
+
+Baselines: *mixture* is (p_clean + p_adversarial) / 2, attacked as a whole and by what was found
+against its parts; *clean, wider base* and *clean, Student-t base* are the clean model whose latents
+have another density, its parameter chosen on tuning images; *with a uniform floor* is any row once
+a uniform density is mixed in at weight 0.01, which no attack whatsoever lifts above the ceiling.
+
+This file is written by `python docs/build_tables.py` from `results/table-*.json`.
+"""
+
+LABELS = {
+    "clean": "clean",
+    "adversarial": "adversarial",
+    "hybrid": "hybrid",
+    "mixture": "the mixture",
+    "clean, wider base": "the clean model with a wider base",
+    "clean, Student-t base": "the clean model with a Student-t base",
+}
+
+
+def provenance(run: dict) -> str:
+    """Command, images, durations: how the numbers came about."""
+    reports = sorted({data["report"] for data in run["data"].values()})
+    trains = sorted({data["train"] for data in run["data"].values()})
+    count = run["settings"]["num_images"]
+    count = count if isinstance(count, int) else sum(count.values())
+    seconds = run["training_seconds"]
+    training = ", ".join(f"{name} {value / 60:.0f}" for name, value in seconds.items())
+    machine, versions = run["machine"], run["versions"]
+    cores = "1 thread" if machine["threads"] == 1 else f"{machine['threads']} threads"
+    return (
+        f"`{run['command']}`\n\n"
+        f"{count} images reported on ({'; '.join(reports)}), trained on {'; '.join(trains)}. "
+        f"Minutes of training: {training}; the command itself ran for {run['duration_s'] / 60:.0f} "
+        f"minutes (what it found trained it did not train again), on {run['date']}, {cores} of "
+        f"{machine['cores']} cores, torch {versions['torch']}, seed {run['seed']}."
+    )
+
+
+def means(run: dict, row: str = "strongest") -> dict[tuple[str, int], float]:
+    """By (model, eps): the mean of the row, at eps 0 that of the clean images."""
+    wanted = {row, "clean"}
+    return {(r["model"], r["eps"]): float(r["mean"]) for r in run["rows"] if r["row"] in wanted}
+
+
+def floored(run: dict) -> str:
+    """Every model with a uniform density mixed in, under the strongest attack."""
+    rows = [r for r in run["rows"] if r["row"] in ("clean", "strongest")]
+    eps = sorted({r["eps"] for r in rows})
+    cells = {(r["model"], r["eps"]): r["mixed"] for r in rows}
+    lines = [["with a uniform floor, strongest", *(f"eps {e}" for e in eps)]]
+    lines.append(["---"] * len(lines[0]))
+    for model in dict.fromkeys(r["model"] for r in rows):
+        lines.append([model, *(number(cells[model, e]) for e in eps)])
+    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return f"{table}\n\nCertified ceiling: {rows[0]['ceiling']:.4f} bits/dim."
+
+
+def verdicts(run: dict) -> str:
+    """Which wins where, under the strongest attack, by the mean."""
+    found = means(run)
+    eps = sorted({e for _, e in found})
+    lines = []
+    for e in eps:
+        at = {model: value for (model, other), value in found.items() if other == e}
+        order = sorted(at, key=at.get)
+        text = f"least at eps {e}: {LABELS[order[0]]} ({number(at[order[0]])}), then "
+        text += f"{LABELS[order[1]]} ({number(at[order[1]])})"
+        lines.append(f"{text}; hybrid is {number(at['hybrid'])}, the mixture "
+                     f"{number(at['mixture'])}.")  # fmt: skip
+    cost = found["hybrid", 0] - found["clean", 0]
+    lines.append(f"Hybrid costs clean images {cost:.2f} bits/dim; the mixture "
+                 f"{found['mixture', 0] - found['clean', 0]:.4f}.")  # fmt: skip
+    pgd = means(run, "pgd-20")
+    for model in ("clean", "adversarial", "hybrid"):
+        line = [pgd[model, e] for e in eps]
+        falls = [e for e, a, b in zip(eps[1:], line, line[1:], strict=False) if b < a]
+        text = "never falls as eps grows" if not falls else f"falls at eps {falls}"
+        lines.append(f"Under 20 steps alone the mean of the {model} model {text}.")
+    for name, chosen in run["baselines"].items():
+        parameter = next(key for key in ("scale", "degrees") if key in chosen)
+        lines.append(f"{name}: {parameter} {chosen[parameter]:g}, of {len(chosen['tried'])} tried.")
+    return "\n".join(f"* {line[0].upper()}{line[1:]}" for line in lines)
+
+
+def section(run: dict) -> str:
+    """One table, its provenance, who wins, and its warnings."""
+    table = layout(run).split("\n\n", 2)[2]
+    parts = [f"## {run['title']}", provenance(run), table]
+    if run["table"] == "1":
+        row = table_1("clean")
+        parts[1] += f" The paper's rows are those of its {row.source} ({row.model} on {row.data})."
+    if run["table"] == "2":
+        parts[1] += " The paper's Table 2 is on LSUN Bedroom, not yet run here on the real set."
+    if run.get("baselines"):
+        parts += [floored(run), verdicts(run)]
+    if run["warnings"]:
+        warned = len(run["warnings"])
+        parts.append(f"The attacks left {warned} warnings, all in the JSON; the first: "
+                     f"{run['warnings'][0]}.")  # fmt: skip
+    return "\n\n".join(parts)
+
+
+def runs(results: Path = ROOT / "results") -> list[dict]:
+    """The records in the order of the tables."""
+    paths = [results / f"{name}-laptop.json" for name in ORDER]
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()]
+
+
+def render(results: Path = ROOT / "results") -> str:
+    """The whole of docs/tables.md."""
+    return "\n".join([HEAD, *(section(run) + "\n" for run in runs(results))])
+
+
+BEGIN, END = "<!-- table 1 from results/table-1-laptop.json -->\n", "<!-- end of table 1 -->"
+
+
+def short_table(results: Path = ROOT / "results") -> str:
+    """Table 1 for the README: means under the strongest attack, the paper's rows above ours."""
+    run = json.loads((results / "table-1-laptop.json").read_text(encoding="utf-8"))
+    found = means(run)
+    eps = sorted({e for _, e in found})
+    lines = [["mean bits/dim at eps", *map(str, eps)], ["---"] * (len(eps) + 1)]
+    for row in TABLE_1:
+        lines.append([f"paper: {row.training}", *map(number, row.nll)])
+    for model, label in LABELS.items():
+        lines.append([f"ours: {label}", *(number(found[model, e]) for e in eps)])
+    return "\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n\n"
+
+
+def with_table(readme: str, results: Path = ROOT / "results") -> str:
+    """The README with that table between its two marks."""
+    before, rest = readme.split(BEGIN)
+    return before + BEGIN + short_table(results) + END + rest.split(END)[1]
+
+
+if __name__ == "__main__":
+    readme = ROOT / "README.md"
+    readme.write_text(with_table(readme.read_text(encoding="utf-8")), encoding="utf-8")
+    Path(__file__).with_name("tables.md").write_text(render(), encoding="utf-8")
