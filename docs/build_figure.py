@@ -18,7 +18,7 @@ EPS = (0, 1, 2, 4, 8)
 
 def main() -> None:
     plots.use_style()
-    flow = zoo.load("glow-photos-clean", "cpu")
+    flow = zoo.load("glow-photos-adam", "cpu")
     images = data.load("photos", split="test", limit=48)
     generator = torch.Generator().manual_seed(0)
     table = robustness_table(flow.log_prob, images, EPS, generator=generator)

@@ -38,7 +38,7 @@ device = flowrob.device()
 
 # %%
 images = data.load("photos", split="test")[:48]
-glow = zoo.load("glow-photos-clean", device)
+glow = zoo.load("glow-photos-adam", device)
 figure, ax = plt.subplots(figsize=(9, 3.6))
 plots.image_grid(ax, images, columns=16, title="Forty-eight test crops, 32x32 pixels")
 plt.show()
@@ -144,8 +144,9 @@ assert torch.allclose(found.x, by_hand)
 # | [04 build a flow](04_build_a_flow.ipynb) | how does an invertible network get its exact density? |
 # | [05 attack Glow](05_attack_glow.ipynb) | how far can the likelihood of photographs and of noise be driven? |
 # | [06 attack RealNVP](06_attack_realnvp.ipynb) | is it the architecture? |
+# | [07 hybrid training](07_hybrid_training.ipynb) | what does training against the attack buy? |
 #
-# Three more are planned and not written yet: 07 hybrid training, 08 supplement, 09 beyond the paper.
+# Two more are planned and not written yet: 08 supplement, 09 beyond the paper.
 #
 # In every notebook the rhythm is the same: a claim, *predict before you run*, a few lines of code,
 # a figure, what it shows, and a check. Exercises at the end of each come with solutions, folded

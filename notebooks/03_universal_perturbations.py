@@ -394,7 +394,7 @@ def nll(x):
         return bits_per_dim(glow.log_prob(x.clamp(0, 1)), glow.num_dims)
 
 
-glow = zoo.load("glow-photos-clean", "cpu")
+glow = zoo.load("glow-photos-adam", "cpu")
 seen = data.dequantize(data.load("photos", limit=16), seed(3))
 fresh = data.dequantize(data.load("photos", split="test", limit=24), seed(4))
 two = 2 / 256  # two grey levels per colour value, root mean square

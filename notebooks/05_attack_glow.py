@@ -29,10 +29,10 @@ device = flowrob.device()
 EPS = (0, 1, 2, 4, 8)
 
 # %%
-glow = zoo.load("glow-photos-clean", device)
+glow = zoo.load("glow-photos-adam", device)
 images = data.load("photos", split="test", limit=32).to(device)
 print(glow)
-print("trained on:", zoo.recipe("glow-photos-clean")["data"])
+print("trained on:", zoo.recipe("glow-photos-adam")["data"]["train"])
 
 # %% [markdown]
 # ## 1. Drive the likelihood of photographs down
@@ -252,7 +252,7 @@ print(
 )
 pieces = report.latent.sum(0) - report.log_det.sum(0)
 with torch.no_grad():
-    twin = zoo.load("glow-photos-clean", "cpu").double()
+    twin = zoo.load("glow-photos-adam", "cpu").double()
     direct = -twin.log_prob(found.x.cpu().double()) + twin.log_prob(start.cpu().double())
 direct = bits_per_dim(-direct, glow.num_dims) - 8
 print(

@@ -30,19 +30,21 @@ device = flowrob.device()
 # %%
 models = {
     "RealNVP": zoo.load("realnvp-photos-clean", device),
-    "Glow": zoo.load("glow-photos-clean", device),
+    "Glow": zoo.load("glow-photos-adam", device),
 }
 print(models["RealNVP"])
 
 # %% [markdown]
-# Both models saw the same training crops. They differ in training steps as their recipes say, and
-# in the number of parameters by little:
+# Both models saw the same training crops. They differ in how they were trained, as their
+# recipes say, and in the number of parameters by little:
 
 # %%
-for name, key in {"RealNVP": "realnvp-photos-clean", "Glow": "glow-photos-clean"}.items():
+for name, key in {"RealNVP": "realnvp-photos-clean", "Glow": "glow-photos-adam"}.items():
     recipe = zoo.recipe(key)
-    print(f"{name}: {models[name].num_parameters:,} parameters, {recipe['num_steps']} steps of "
-          f"{recipe['batch_size']} images, {recipe['loss']} loss")  # fmt: skip
+    runs = [recipe["settings"], *([recipe["start_recipe"]["settings"]] if recipe["start"] else [])]
+    print(f"{name}: {models[name].num_parameters:,} parameters, "
+          f"{sum(run['num_steps'] for run in runs):,} steps in {len(runs)} run(s), "
+          f"optimizer {runs[0].get('optimizer', 'adam')}, {runs[0]['loss']} loss")  # fmt: skip
 
 # %%
 images = data.load("photos", split="test", limit=32)

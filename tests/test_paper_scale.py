@@ -91,7 +91,7 @@ def test_flops_are_those_of_the_convolutions():
 
 def test_kept_bytes_count_a_storage_once_and_no_parameter():
     module = torch.nn.Linear(3, 3, bias=False)
-    x = torch.rand(7, 3)
+    x = torch.rand(7, 3, requires_grad=True)  # so that the product keeps the weight, too
 
     def job():
         y = module(x)  # keeps x and the weight
