@@ -28,23 +28,19 @@ plots.use_style()
 device = flowrob.device()
 
 # %%
-models = {
-    "RealNVP": zoo.load("realnvp-photos-clean", device),
-    "Glow": zoo.load("glow-photos-adam", device),
-}
+names = {"RealNVP": "realnvp-photos-clean", "Glow": "glow-photos-adam"}
+models = {name: zoo.load(names[name], device) for name in names}
 print(models["RealNVP"])
 
 # %% [markdown]
-# Both models saw the same training crops. They differ in how they were trained, as their
-# recipes say, and in the number of parameters by little:
+# Both models saw the same training crops. They differ in training steps as their recipes say, and
+# in the number of parameters by little:
 
 # %%
-for name, key in {"RealNVP": "realnvp-photos-clean", "Glow": "glow-photos-adam"}.items():
-    recipe = zoo.recipe(key)
-    runs = [recipe["settings"], *([recipe["start_recipe"]["settings"]] if recipe["start"] else [])]
-    print(f"{name}: {models[name].num_parameters:,} parameters, "
-          f"{sum(run['num_steps'] for run in runs):,} steps in {len(runs)} run(s), "
-          f"optimizer {runs[0].get('optimizer', 'adam')}, {runs[0]['loss']} loss")  # fmt: skip
+for name in names:
+    recipe = zoo.recipe(names[name])["settings"]
+    print(f"{name}: {models[name].num_parameters:,} parameters, {recipe['num_steps']} steps of "
+          f"{recipe['batch_size']} images, {recipe['loss']} loss")  # fmt: skip
 
 # %%
 images = data.load("photos", split="test", limit=32)
@@ -224,7 +220,7 @@ for name, model in models.items():
     trip, far = invertibility(model, y), invertibility(model, random)
     print(f"{name}, attacked images, round trip below 1e-6 in float64:", trip.float64 < 1e-6)
     print("   in float32 off by more than a grey level:", trip.float32 > 1 / 256)
-    twin = zoo.load(f"{name.lower()}-photos-clean", "cpu").double()
+    twin = zoo.load(names[name], "cpu").double()
     agrees = (bits(model, y).cpu() / bits(twin, y.cpu().double()) - 1).abs().max() < 1e-2
     print("   float32 and float64 give the same NLL to a percent:", bool(agrees))
     print("   on pure noise, float64 off by more than a grey level:", far.float64 > 1 / 256)

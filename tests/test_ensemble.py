@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from flowrob.ensemble import ATTACKS, strongest_table
+from flowrob.ensemble import ATTACKS, _greater, strongest_table
 from flowrob.evaluation import bits_per_dim, robustness_table
 from flowrob.objectives import in_double, mixture, rebased
 from flowrob.pixels import attack_images, dequantization_noise, score_images
@@ -163,3 +163,9 @@ def test_rebased_refuses_what_is_no_base(flow):
     for wrong in ({"scale": 0.0}, {"scale": math.inf}, {"degrees": -1.0}, {"degrees": math.nan}):
         with pytest.raises(ValueError, match="scale must be positive and finite"):
             rebased(flow, **wrong)
+
+
+def test_the_greater_of_two_keeps_nan_from_either_side():
+    nan = math.nan
+    found = _greater(torch.tensor([nan, 1.0, 1.0, 3.0]), torch.tensor([1.0, nan, 2.0, 2.0]))
+    assert found[:2].isnan().all() and found[2:].tolist() == [2.0, 3.0]

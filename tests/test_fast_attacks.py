@@ -74,6 +74,16 @@ def test_one_seed_claims_nothing_about_noise():
     assert "one seed" in text and "may be luck" in text and "differ by up to" not in text
 
 
+def test_a_model_that_is_not_trained_yet_shows_its_price_alone():
+    run = made_up((script.REFERENCE, 0, 90.0, 5.0, 6.0))
+    run["milliseconds"]["1 step"] = 45.0
+    text = benchmarks.section_fast_attacks(run)
+    assert "| 1 step | 45 | 0.50x | - | - |" in text and "timed, not trained yet" in text
+    assert "timed, not trained yet" not in benchmarks.section_fast_attacks(
+        made_up((script.REFERENCE, 0, 90.0, 5.0, 6.0))
+    )
+
+
 @pytest.mark.parametrize("name", script.VARIANTS)
 def test_every_variant_is_a_run_that_fit_accepts(name, images_16):
     flow = script.train(images_16, script.VARIANTS[name], 2, 0)
