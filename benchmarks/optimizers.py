@@ -23,7 +23,7 @@ from flowrob import data, flows
 from flowrob.evaluation import robustness_table
 from flowrob.training import OPTIMIZERS, TrainingDiverged, fit
 
-EPS = (0, 8)
+EPS, ATTACK_STEPS = (0, 8), 50
 
 
 def train(name: str, rate: float, num_steps: int, images, test) -> dict:
@@ -48,7 +48,7 @@ def train(name: str, rate: float, num_steps: int, images, test) -> dict:
         test,
         EPS,
         generator=torch.Generator().manual_seed(0),
-        attack_options={"num_steps": 50},
+        attack_options={"num_steps": ATTACK_STEPS},
     )
     for row in table.rows:
         if row["row"] in ("clean", "attacked"):

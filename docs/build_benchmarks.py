@@ -1,4 +1,4 @@
-"""Writes docs/benchmarks.md from results/*.json: speed of two kinds, and other attack libraries.
+"""Writes docs/benchmarks.md from results/*.json: speed, other attack libraries, cheap training.
 
     python docs/build_benchmarks.py
 
@@ -17,11 +17,12 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-import worst_case  # noqa: E402  a script beside this folder, found by the line above
+import fast_attacks  # noqa: E402  scripts beside this folder, found by the line above
+import worst_case  # noqa: E402
 
 HEAD = """# Benchmarks
 
-Three questions, each answered by one script in `benchmarks/`. This file is written by
+Five questions, each answered by one script in `benchmarks/`. This file is written by
 `python docs/build_benchmarks.py` from what those scripts left in `results/`: no number in it is
 typed by hand, and `python -m pytest tests/test_docs.py` asserts that it is up to date.
 """
@@ -62,6 +63,13 @@ The softmax of (log p, -log p) is then exactly (1, 0) in floating point, its cro
 and so is every gradient. One column of logits has a softmax of 1 whatever the model says. *Shifted*
 logits (below) cure the gradient, but count every image as misclassified from the start, which APGD
 takes for a success that needs no attack.
+"""
+
+FAST_ATTACKS = """
+In adversarial training most of the time goes into the attacks. `training.fit` has four ways to
+spend less: fewer steps (`attack_steps`), fewer at first (`attack_warmup_steps`), a start from where
+the last attack on the same image ended (`reuse_perturbations`), and the networks in low precision
+(`attack_dtype="bfloat16"`). What does each one save, and what is left of the robustness?
 """
 
 
@@ -186,6 +194,103 @@ PLAIN_PGD = (
 )
 
 
+def verdict(of: dict[str, list[dict]], reference: str) -> str:
+    """Which ways to attack in training end within the seeds' noise of the reference, at eps 8."""
+    scores = {name: [one["8"]["mean"] for one in runs] for name, runs in of.items()}
+    spread = max(max(values) - min(values) for values in scores.values())
+    means = {name: sum(values) / len(values) for name, values in scores.items()}
+    excess = {name: mean - means[reference] for name, mean in means.items() if name != reference}
+    same = [f"{name} ({more:+.2f})" for name, more in excess.items() if abs(more) <= spread]
+    better = [f"{name} ({more:+.2f})" for name, more in excess.items() if more < -spread]
+    worse = [f"{name} ({more:+.2f})" for name, more in excess.items() if more > spread]
+    groups = {"within that of": same, "better than": better, "worse than": worse}
+    found = "; ".join(f"{how} *{reference}*: {', '.join(of)}" for how, of in groups.items() if of)
+    return (
+        f"Attacked at eps 8, the seeds of one row differ by up to {spread:.2f} bits/dim in the "
+        f"mean. By that measure, averaged over the seeds, {found}."
+    )
+
+
+def section_fast_attacks(run: dict) -> str:
+    settings, reference = run["settings"], run["reference"]
+    of: dict[str, list[dict]] = {name: [] for name in run["milliseconds"]}
+    for one in run["runs"]:
+        of[one["name"]].append(one)
+    seeds = max(len(runs) for runs in of.values())
+
+    cost = run["milliseconds"]
+    titles = ["clean mean", "eps 4 mean", "eps 4 median", "eps 8 mean", "eps 8 median"]
+    columns = [("0", "mean"), ("4", "mean"), ("4", "median"), ("8", "mean"), ("8", "median")]
+    rows = [["attack in training", "CPU ms per step", "price", *titles], ["---"] + ["--:"] * 7]
+    for name, runs in of.items():
+        cells = [", ".join(f"{one[eps][key]:,.2f}" for one in runs) or "-" for eps, key in columns]
+        price = f"{cost[name] / cost[reference]:.2f}x"
+        rows.append([name, f"{cost[name]:.0f}", price, *cells])
+
+    visits = settings["num_steps"] * settings["batch"] / settings["images"]
+    parts = [
+        FAST_ATTACKS,
+        "Set-up: a Glow with L = 2, K = 4, width 32 on 16x16 photos, trained from nothing on "
+        f"{settings['images']:,} crops for {settings['num_steps']} optimiser steps of "
+        f"{settings['batch']} images, half of them attacked, each at a radius of its own up to "
+        f"eps 8: every crop is seen {visits:.0f} times and attacked {visits / 2:.0f} times. "
+        "*Warmed up*: the number of attack steps grows over the first half of the run. All models "
+        f"are then attacked by the same {settings['attack_steps']} steps on "
+        f"{settings['test_images']} test crops. Bits/dim, lower is better"
+        + (f"; one number per seed, {seeds} seeds." if seeds > 1 else "; one seed."),
+        markdown(rows),
+        "CPU time is that which the process spends in its own code on one thread, the least of "
+        f"{settings['rounds']} runs of {settings['timed_steps']} steps that take turns; *price* is "
+        f"that against *{reference}*.",
+    ]
+    if not all(of.values()):
+        parts.append(
+            "A dash: timed, not trained yet. The command below goes on with what is missing."
+        )
+    if seeds > 1:
+        hardened = {name: of[name] for name in of if name != fast_attacks.CLEAN}
+        parts.append(verdict({k: v for k, v in hardened.items() if len(v) == seeds}, reference))
+    else:
+        parts.append("With one seed, differences may be luck: nothing here says how large that is.")
+    return "\n\n".join(part.strip("\n") for part in parts) + "\n"
+
+
+OPTIMIZERS = """
+`training.fit` knows three optimizers. The same tiny Glow (L = 2, K = 4, width 32, 16x16 photos) is
+trained clean from nothing with each at several peak rates: how likely are test crops afterwards,
+how likely are they under attack, and what does a step cost?
+"""
+
+
+def section_optimizers(run: dict) -> str:
+    settings = run["settings"]
+    titles = ["clean mean", "clean median", "eps 8 mean", "eps 8 median", "CPU ms per step"]
+    rows = [["optimizer", "peak rate", *titles], ["---"] + ["--:"] * 6]
+    for one in run["runs"]:
+        cells = ["diverged"] * 4 + ["-"]
+        if "0" in one:
+            cells = [f"{one[eps][key]:,.2f}" for eps in ("0", "8") for key in ("mean", "median")]
+            cells.append(f"{one['ms_per_step']:.0f}")
+        rows.append([one["optimizer"], f"{one['learning_rate']:g}", *cells])
+    best = {}
+    for one in (one for one in run["runs"] if "0" in one):
+        name = one["optimizer"]
+        if name not in best or one["0"]["mean"] < best[name]["0"]["mean"]:
+            best[name] = one
+    order = sorted(best, key=lambda name: best[name]["0"]["mean"])
+    found = "; ".join(f"{name} {best[name]['0']['mean']:.2f} at rate "
+                      f"{best[name]['learning_rate']:g}" for name in order)  # fmt: skip
+    parts = [
+        OPTIMIZERS,
+        f"{settings['num_steps']} steps of {settings['batch']} images out of "
+        f"{settings['images']:,}; {settings['test_images']} test crops, attacked by 50 steps; one "
+        "seed.",
+        markdown(rows),
+        f"By the clean mean, each at its best rate: {found}.",
+    ]
+    return "\n\n".join(part.strip("\n") for part in parts) + "\n"
+
+
 def markdown(rows: list[list[str]]) -> str:
     escaped = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
     return "\n".join("| " + " | ".join(row) + " |" for row in escaped)
@@ -206,6 +311,16 @@ SECTIONS: dict[str, tuple[str, Callable[[dict], str], str]] = {
         "What the attack libraries do with a density",
         section_libraries,
         "python benchmarks/attack_libraries.py --json results/attack_libraries.json",
+    ),
+    "fast_attacks": (
+        "Cheaper attacks in training: price and effect",
+        section_fast_attacks,
+        "python benchmarks/fast_attacks.py --seeds 0 1 --json results/fast_attacks.json",
+    ),
+    "optimizers": (
+        "Adam, Adamax, Muon",
+        section_optimizers,
+        "python benchmarks/optimizers.py --json results/optimizers.json",
     ),
 }
 

@@ -25,9 +25,9 @@ random start, *strongest* the worst per image of all attacks on all models of th
 every smaller ball: it grows with eps by construction, the single attacks need not.
 
 Our models are small, so that a laptop trains them, and saw a few thousand images; the paper's are
-far bigger and saw whole sets: levels differ, shapes can be compared. Within a table all models start
-from one clean base and go on for the same number of steps, and all are attacked on the same images
-with the same attacks and seeds.
+far bigger and saw whole sets: levels differ, shapes can be compared. Within a table all models
+start from one clean base and go on for the same number of steps, and all are attacked on the same
+images with the same attacks and seeds.
 
 Baselines: *mixture* is (p_clean + p_adversarial) / 2, attacked as a whole and by what was found
 against its parts; *clean, wider base* and *clean, Student-t base* are the clean model whose latents

@@ -163,7 +163,7 @@ def table(arguments: argparse.Namespace) -> int:
         for what, part in files.items():
             options += [f"--{what}", str(folder / f"{name}{part}.safetensors")]
         options += ["--json", str(folder / f"{name}.json")]
-        options += ["--quiet"] if arguments.quiet else []
+        options += [flag for flag in ("--quiet", "--download") if getattr(arguments, flag[2:])]
         one = _parser().parse_args(["train", *options])
         one.command, one.set = command_line(["train", *options]), arguments.set
         presets[name] = with_images(one)
@@ -261,6 +261,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def images(parser: argparse.ArgumentParser, uses: Sequence[str]) -> None:
         parser.add_argument("--data", help="other images: a set's name, a folder, an .npz file")
+        parser.add_argument("--download", action="store_true", help="the set, if it is not here")
         for use in uses:
             parser.add_argument(
                 f"--{use}", type=_range, metavar="A:B", help=f"range of the images to {use} on"
@@ -308,6 +309,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SET=PATH",
         help="where the images of a set are: a folder, or an .npz file",
     )
+    new.add_argument("--download", action="store_true", help="the sets that are not here")
     new.add_argument("--limit", type=int, help="attack at most so many images")
     new.add_argument("--set", type=_option, action="append", default=[], metavar="OPTION=VALUE")
     new.add_argument("--seed", type=int, default=0)

@@ -40,6 +40,7 @@ def with_images(arguments: argparse.Namespace) -> dict:
     """The preset, with the images that the command line asks for instead."""
     preset = dict(PRESETS[arguments.preset])
     preset["data"] = arguments.data or preset["data"]
+    preset["download"] = arguments.download
     has_splits = preset["data"] in data.SPLITS
     for use in (use for use in USES if use in arguments):
         given = getattr(arguments, use)
@@ -59,7 +60,13 @@ def load(preset: dict, use: str, flow: flows.Flow, limit: int | None = None) -> 
     channels, size, _ = flow.event_shape
     indices = None if limits is None else slice(*limits)
     return data.load(
-        preset["data"], split=split, size=size, channels=channels, indices=indices, limit=limit
+        preset["data"],
+        split=split,
+        size=size,
+        channels=channels,
+        indices=indices,
+        limit=limit,
+        download=preset.get("download", False),
     )
 
 

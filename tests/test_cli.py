@@ -302,6 +302,23 @@ def test_table_takes_images_from_elsewhere_and_refuses_what_it_does_not_know(tmp
     assert "no table photos --scale paper: one of 1 --scale laptop" in capsys.readouterr().err
 
 
+def test_download_is_passed_on_and_never_done_unasked(tmp_path, monkeypatch, capsys):
+    from flowrob import data
+
+    asked = []
+
+    def load(name, **options):
+        asked.append((name, options["download"]))
+        raise OSError("no network")
+
+    monkeypatch.setattr(data, "load", load)
+    command = ["table", "1", "--folder", str(tmp_path), "--quiet"]
+    assert main(command) == 2 and main([*command, "--download"]) == 2
+    assert main(["train", "--preset", "glow-cifar10-base", "--download"]) == 2
+    assert asked == [("cifar10", False), ("cifar10", True), ("cifar10", True)]
+    assert "no network" in capsys.readouterr().err
+
+
 def test_commands_are_recorded_without_folders():
     words = ["table", "1", "--data", "celeba=/some/where/faces.npz", "--folder", "a/b"]
     expected = "python -m flowrob table 1 --data celeba=faces.npz --folder b"

@@ -1,0 +1,145 @@
+"""What the options that make adversarial steps cheaper save, and what they cost in robustness.
+
+    python benchmarks/fast_attacks.py                                   one Markdown table
+    python benchmarks/fast_attacks.py --seeds 0 1 --json results/fast_attacks.json
+
+Trains the same tiny Glow on the same 16x16 photos from nothing by the hybrid loss, with the same
+number of optimiser steps and another attack each time, and puts all of them under one attack that
+is stronger than any that they were trained on. What a step costs is timed apart, in short runs that
+take turns, in seconds that the process spends in its own code: a busy machine distorts those least.
+With --json the comparison can be interrupted: the same command goes on with the runs that miss.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import resource
+import time
+from pathlib import Path
+
+import torch
+from record import record
+from torch import Tensor
+
+from flowrob import data, flows
+from flowrob.evaluation import robustness_table
+from flowrob.training import fit
+
+CLEAN, REFERENCE = "no attack (clean)", "10 steps"
+#: What is compared: name -> arguments of ``fit``; the ramp of ``warmed up`` is half of the run.
+VARIANTS: dict[str, dict] = {
+    CLEAN: {"loss": "clean"},
+    REFERENCE: {"attack_steps": 10},
+    "5 steps": {"attack_steps": 5},
+    "3 steps": {"attack_steps": 3},
+    "1 step": {"attack_steps": 1},
+    "10 steps, warmed up": {"attack_steps": 10, "attack_warmup_steps": 0.5},
+    "3 steps, reused": {"attack_steps": 3, "reuse_perturbations": True},
+    "1 step, reused": {"attack_steps": 1, "reuse_perturbations": True},
+    "10 steps, bfloat16": {"attack_steps": 10, "attack_dtype": "bfloat16"},
+}
+EPS = (0, 4, 8)
+
+
+def arguments(options: dict, num_steps: int) -> dict:
+    """What ``fit`` is called with for a variant; its ramps are shares of the run."""
+    options = {"loss": "hybrid", **options}
+    if "attack_warmup_steps" in options:
+        options["attack_warmup_steps"] = int(options["attack_warmup_steps"] * num_steps)
+    if options["loss"] == "hybrid":
+        options |= {"random_eps": True, "eps_warmup_steps": num_steps // 8}
+    ends = {"num_steps": num_steps, "warmup_steps": num_steps // 20, "progress": False}
+    return {**options, **ends}
+
+
+def train(images: Tensor, options: dict, num_steps: int, seed: int) -> flows.Flow:
+    """A tiny Glow from nothing by the loss of a variant."""
+    flow = flows.glow((3, 16, 16), 2, 4, 32, generator=torch.Generator().manual_seed(seed))
+    fit(flow, images, seed=seed, **arguments(options, num_steps))
+    return flow
+
+
+def prices(images: Tensor, num_steps: int, rounds: int) -> dict[str, float]:
+    """Milliseconds per optimiser step of every variant: the least of the rounds, taking turns."""
+    flow = train(images, VARIANTS[REFERENCE], 1, 0)  # initialised, and the process warmed up
+    start = copy.deepcopy(flow.state_dict())
+    best = dict.fromkeys(VARIANTS, float("inf"))
+    for _ in range(rounds):
+        for name, variant in VARIANTS.items():
+            flow.load_state_dict(start)
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_utime
+            fit(flow, images, **arguments(variant, num_steps))
+            spent = resource.getrusage(resource.RUSAGE_SELF).ru_utime - before
+            best[name] = min(best[name], 1e3 * spent / num_steps)
+    return {name: round(milliseconds, 2) for name, milliseconds in best.items()}
+
+
+def score(flow: flows.Flow, images: Tensor, attack_steps: int) -> dict[str, dict[str, float]]:
+    """Mean and median bits/dim at every eps, clean at 0; the same noise for all models."""
+    table = robustness_table(
+        flow.log_prob,
+        images,
+        EPS,
+        generator=torch.Generator().manual_seed(0),
+        num_resamples=1,
+        attack_options={"num_steps": attack_steps},
+    )
+    rows = {(row["eps"], row["row"]): row for row in table.rows}
+    of_eps = {e: rows[e, "attacked" if e else "clean"] for e in EPS}
+    return {
+        str(e): {key: round(row[key], 4) for key in ("mean", "median")} for e, row in of_eps.items()
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--num-steps", type=int, default=400, help="optimiser steps of each run")
+    parser.add_argument("--every", type=int, default=6, help="train on every so-manieth photo")
+    parser.add_argument("--limit", type=int, default=200, help="test crops")
+    parser.add_argument("--attack-steps", type=int, default=50, help="of the final attack")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--timed-steps", type=int, default=20, help="of the runs that are timed")
+    parser.add_argument("--rounds", type=int, default=3, help="of the timing")
+    parser.add_argument("--json", type=Path, help="also write the figures there")
+    options = parser.parse_args()
+    started, duration = time.perf_counter(), 0.0
+    torch.set_num_threads(1)
+    images = data.load("photos", size=16)[:: options.every]
+    test = data.load("photos", split="test", size=16)
+    test = test[torch.linspace(0, len(test) - 1, min(options.limit, len(test))).long()]
+    settings = {key: value for key, value in vars(options).items() if key not in ("json", "seeds")}
+    settings |= {"images": len(images), "test_images": len(test), "batch": 64}
+    content: dict = {"settings": settings, "reference": REFERENCE, "runs": []}
+    if options.json and options.json.exists():
+        found = json.loads(options.json.read_text())
+        if found["settings"] == settings:
+            content, duration = found, found["duration_s"]
+
+    def keep() -> None:
+        content.update(record(started))
+        content["duration_s"] = round(content["duration_s"] + duration, 1)
+        if options.json:
+            options.json.write_text(json.dumps(content, indent=1) + "\n")
+
+    if "milliseconds" not in content:
+        content["milliseconds"] = prices(images, options.timed_steps, options.rounds)
+        keep()
+    print("| attack in training | seed | CPU ms per step | clean | eps 4 | eps 8 |")
+    print("|---|---|---|---|---|---|")
+    for seed in options.seeds:
+        for name, variant in VARIANTS.items():
+            if any((run["name"], run["seed"]) == (name, seed) for run in content["runs"]):
+                continue
+            flow = train(images, variant, options.num_steps, seed)
+            scores = score(flow, test, options.attack_steps)
+            content["runs"].append({"name": name, "seed": seed, **scores})
+            keep()
+            cells = [f"{of['mean']:,.2f} / {of['median']:,.2f}" for of in scores.values()]
+            cost = f"{content['milliseconds'][name]:.0f}"
+            print(f"| {name} | {seed} | {cost} | {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
