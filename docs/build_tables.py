@@ -60,8 +60,8 @@ def provenance(run: dict) -> str:
     return (
         f"`{run['command']}`\n\n"
         f"{count} images reported on ({'; '.join(reports)}), trained on {'; '.join(trains)}. "
-        f"Minutes of training: {training}; the command itself ran for {run['duration_s'] / 60:.0f} "
-        f"minutes (what it found trained it did not train again), on {run['date']}, {cores} of "
+        f"Minutes of training: {training}; of attacks: {run['attack_seconds'] / 60:.0f}; together "
+        f"{(sum(seconds.values()) + run['attack_seconds']) / 60:.0f}, on {run['date']}, {cores} of "
         f"{machine['cores']} cores, torch {versions['torch']}, seed {run['seed']}."
     )
 
@@ -114,8 +114,13 @@ def verdicts(run: dict) -> str:
 
 def section(run: dict) -> str:
     """One table, its provenance, who wins, and its warnings."""
-    table = layout(run).split("\n\n", 2)[2]
-    parts = [f"## {run['title']}", provenance(run), table]
+
+    def lines(rows: list[dict], table: str) -> str:
+        return layout({**run, "rows": rows, "table": table}).split("\n\n", 2)[2]
+
+    strongest = [row for row in run["rows"] if row["row"] in ("clean", "strongest")]
+    single = [row for row in run["rows"] if row["row"] != "strongest"]
+    parts = [f"## {run['title']}", provenance(run), lines(strongest, run["table"])]
     if run["table"] == "1":
         row = table_1("clean")
         parts[1] += f" The paper's rows are those of its {row.source} ({row.model} on {row.data})."
@@ -123,6 +128,7 @@ def section(run: dict) -> str:
         parts[1] += " The paper's Table 2 is on LSUN Bedroom, not yet run here on the real set."
     if run.get("baselines"):
         parts += [floored(run), verdicts(run)]
+    parts.append("Each attack alone:\n\n" + lines(single, ""))
     if run["warnings"]:
         warned = len(run["warnings"])
         parts.append(f"The attacks left {warned} warnings, all in the JSON; the first: "
