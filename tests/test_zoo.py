@@ -128,7 +128,8 @@ def test_shipped_models_are_small_and_load():
         assert path.stat().st_size <= 3 * 2**20
         x = torch.rand(2, *flow.event_shape, generator=seeded())
         assert flow.log_prob(x).isfinite().all()
-        assert "seed" in zoo.recipe(name)
+        assert "seed" in zoo.recipe(name) and "data" in zoo.recipe(name)
+    assert sum(zoo._path(name).stat().st_size for name in zoo.names()) <= 40 * 2**20
 
 
 # Other libraries' layouts
