@@ -307,7 +307,7 @@ print("the adversarial model's exceeds that of photographs:", drawn[-1] > photog
 
 # %%
 shipped = {m: zoo.load(f"glow-photos-{m}", device) for m in COLORS}
-crops = data.load("photos", split="test", limit=64).to(device)
+crops = data.load("photos", split="test", limit=32).to(device)
 live = robustness_table(
     {m: flow.log_prob for m, flow in shipped.items()},
     crops,
@@ -351,7 +351,7 @@ plt.show()
 # records it is the strongest: that is why green climbs higher there.
 
 # %% tags=["nbval-ignore-output"]
-print("photographs, live, 64 crops: mean (median)")
+print("photographs, live, 32 crops: mean (median)")
 for m in COLORS:
     row = [f"{large[m, e].mean():.2f} ({large[m, e].median():.2f})" for e in EPS]
     print(f"{m:12}", *(f"{text:>18}" for text in row))
