@@ -183,7 +183,7 @@ def test_every_preset_is_complete(name):
     used = [preset[use] for use in USES if preset[use]]
     assert all(split in SPLITS[preset["data"]] for split, _ in used)
     loss = preset["fit"].get("loss", "clean")
-    assert name.endswith((loss, "base"))
+    assert name.endswith((loss, "base", "adam"))
     if "start" in preset:  # the same model and images, trained clean
         base = PRESETS[preset["start"]]
         assert base["fit"].get("loss", "clean") == "clean" and "start" not in base
