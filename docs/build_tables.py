@@ -27,7 +27,8 @@ every smaller ball: it grows with eps by construction, the single attacks need n
 Our models are small, so that a laptop trains them, and saw a few thousand images; the paper's are
 far bigger and saw whole sets: levels differ, shapes can be compared. Within a table all models
 start from one clean base and go on for the same number of steps, and all are attacked on the same
-images with the same attacks and seeds.
+images with the same attacks and seeds. The CIFAR-10 images are the first of its training set, the
+CelebA images its first aligned faces, in the ranges printed.
 
 Baselines: *mixture* is (p_clean + p_adversarial) / 2, attacked as a whole and by what was found
 against its parts; *clean, wider base* and *clean, Student-t base* are the clean model whose latents

@@ -67,8 +67,6 @@ longer = {"num_steps": 250, "learning_rate": 1e-2, "seed": 1, **fast}
 models = {name: copy.deepcopy(base) for name in COLORS}
 history = {"clean": fit(models["clean"], images, **longer)}
 history["hybrid"] = fit(models["hybrid"], images, "hybrid", random_eps=0.5, **attacked, **longer)
-
-# %%
 history["adversarial"] = fit(models["adversarial"], images, "adversarial", **attacked, **longer)
 
 
@@ -122,7 +120,7 @@ plots.nll_against_eps(axes[0], EPS, ours + theirs)
 ours += [("", median[m], color, "o:") for m, color in COLORS.items()]
 plots.nll_against_eps(axes[1], EPS, ours, [evaluation.gibbs_floor(e) for e in EPS])
 axes[1].set(yscale="linear", ylim=(1, 10), ylabel="")
-axes[1].legend(loc="upper right")
+axes[1].legend(loc="upper left")
 plt.show()
 
 # %% [markdown]
@@ -222,8 +220,8 @@ plt.show()
 # %% [markdown]
 # **What we see.** Left: the worst of all attacks, per crop: each model's own, those found against
 # the other five, and those of smaller balls. The mixture (amber) follows whichever of its parts is
-# lower. Another base (grey) is a surprise: without any training the Student-t costs clean crops about
-# as much as hybrid training does, and takes most of the explosion away; but its curve still climbs.
+# lower. Another base (grey) is a surprise: without any training the Student-t costs clean crops no
+# more than hybrid training does, and takes most of the explosion away; but its curve still climbs.
 # The dashed line is the ceiling that one percent of a uniform density certifies for *any* of the six.
 #
 # Right, crop by crop: left of the amber line the hybrid is better, right of it the mixture.
@@ -339,7 +337,7 @@ for ax, (title, values) in zip(axes, shown.items(), strict=True):
         if (m, 0) in values
     ]
     plots.nll_against_eps(ax, EPS, lines).set(title=title, ylabel="")
-    ax.legend(loc="upper right")
+    ax.legend(loc="lower right")
 axes[0].set(yscale="linear", ylim=(1, 10), ylabel="NLL (bits/dim)")
 plt.show()
 
@@ -420,7 +418,8 @@ for name, values in (("CIFAR-10", table_1), ("CelebA", table_2)):
 # | the hybrid has nearly the best of both | under 20 steps, yes; the strongest attack finds more against it than against the adversarial model | in part |
 # | (no rivals) | the mixture is ahead at eps 0, 4 and 8, the hybrid at 1 | our question |
 # | Table 2, LSUN Bedroom | CelebA in its place | not compared: entries not known to us |
-#
+
+# %% [markdown]
 # ## Exercises
 #
 # ### 1. Why might an attack on a mixture be blind?
@@ -472,8 +471,7 @@ if price is not None:
 # %% tags=["solution"]
 with torch.no_grad():
     energy = models["clean"].encode(x).flatten(1).square().mean(1)
-    wide = rebased(models["clean"], scale=2.0)(x)
-    measured = bits_per_dim(wide, 768) - bits_per_dim(rivals["clean"](x), 768)
+    measured = bits_per_dim(rebased(models["clean"], scale=2.0)(x) - rivals["clean"](x), 768) - 8
 price = 1 - (1 - 1 / 4) * energy / (2 * np.log(2))
 print("formula and flow agree:", torch.allclose(price, measured, atol=1e-4))
 print("about half a bit:", bool((price.mean() - 0.46).abs() < 0.1))
