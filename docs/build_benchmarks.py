@@ -331,7 +331,7 @@ def provenance(run: dict) -> str:
     machine = ", ".join(f"{key} {value}" for key, value in run["machine"].items())
     return (
         f"Made by `{run['command']}` on {run['date']} in {run['duration_s']:.0f} s, "
-        f"with {versions} ({machine})."
+        f"with {versions} ({machine})." + (f" {run['note']}" if "note" in run else "")
     )
 
 

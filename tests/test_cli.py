@@ -158,7 +158,7 @@ def test_options_that_do_not_exist_are_refused_at_once(arguments, message, capsy
 @pytest.mark.parametrize("name", zoo.names())
 def test_presets_repeat_the_recipe_of_the_weights_that_ship(name):
     preset, recipe = PRESETS[name], zoo.recipe(name)
-    stored = recipe.get("settings", recipe)
+    stored = recipe["settings"]
     asked = all_settings(preset["fit"])
     unused = {"eps", "eps_warmup_steps", "attack_steps"} if asked["loss"] == "clean" else set()
     for option in {*asked} & {*stored} - unused:
@@ -167,11 +167,15 @@ def test_presets_repeat_the_recipe_of_the_weights_that_ship(name):
     builder, arguments = preset["model"]
     shipped = zoo.load(name, "cpu").config
     assert json.loads(json.dumps(getattr(flows, builder)(**arguments).config)) == shipped
-    if isinstance(recipe["data"], dict):
-        for use in USES:
-            limits = preset[use] and preset[use][1]
-            if limits:
-                assert recipe["data"][use].endswith(f" {limits[0]}..{limits[1] - 1}")
+    for use in USES:
+        if preset[use] is None:
+            assert recipe["data"][use] is None
+            continue
+        split, limits = preset[use]
+        if limits is None:
+            assert recipe["data"][use] == f"{preset['data']}, {split} all"
+        else:  # made from a file with the same images, which has no splits
+            assert recipe["data"][use].endswith(f" {limits[0]}..{limits[1] - 1}")
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -183,7 +187,7 @@ def test_every_preset_is_complete(name):
     used = [preset[use] for use in USES if preset[use]]
     assert all(split in SPLITS[preset["data"]] for split, _ in used)
     loss = preset["fit"].get("loss", "clean")
-    assert name.endswith((loss, "base", "adam"))
+    assert name.endswith(("clean", "base", "adam") if loss == "clean" else loss)
     if "start" in preset:  # the same model and images, trained clean
         base = PRESETS[preset["start"]]
         assert base["fit"].get("loss", "clean") == "clean" and "start" not in base
@@ -286,6 +290,27 @@ def test_tables_of_single_models_go_over_iterations(monkeypatch, tmp_path, capsy
     assert [row["row"] for row in record["rows"][:4]] == ["clean", "pgd-1", "pgd-3", "strongest"]
     assert record["settings"]["num_images"] == {"tiny-clean": 4, "tiny-hybrid": 4}
     assert "| tiny-hybrid | pgd-3 |" in capsys.readouterr().out
+
+
+def test_shipped_weights_are_attacked_without_training(monkeypatch, tmp_path):
+    names = ("glow-photos-clean", "glow-photos-hybrid")
+    plan = Plan("Shipped", names, eps=(0, 8), steps=(1,), auto=False)
+    monkeypatch.setitem(TABLES, ("tiny", "laptop"), plan)
+    assert main(table(tmp_path, "--shipped")) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["table-tiny-laptop.json"]
+    record = json.loads((tmp_path / "table-tiny-laptop.json").read_text())
+    images = load("photos", split="test", limit=4)
+    for name in names:
+        expected = strongest_table(
+            {name: zoo.load(name, "cpu").log_prob},
+            images,
+            plan.eps,
+            generator=torch.Generator().manual_seed(0),
+            attacks=plan.attacks,
+        )
+        rows = [row for row in record["rows"] if row["model"] == name]
+        assert rows == json.loads(expected.to_json())["rows"]
+        assert record["training_seconds"][name] == zoo.recipe(name)["training_seconds"]
 
 
 def test_table_takes_images_from_elsewhere_and_refuses_what_it_does_not_know(tmp_path, capsys):
