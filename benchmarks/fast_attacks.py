@@ -38,6 +38,7 @@ VARIANTS: dict[str, dict] = {
     "10 steps, warmed up": {"attack_steps": 10, "attack_warmup_steps": 0.5},
     "3 steps, reused": {"attack_steps": 3, "reuse_perturbations": True},
     "1 step, reused": {"attack_steps": 1, "reuse_perturbations": True},
+    "3 steps, 10 visits": {"attack_steps": 3, "attack_visits": 10},
     "10 steps, bfloat16": {"attack_steps": 10, "attack_dtype": "bfloat16"},
 }
 EPS = (0, 4, 8)

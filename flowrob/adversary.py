@@ -3,7 +3,8 @@
     delta*(x) = argmax of the NLL of x + delta over |delta|_inf <= radius,   by a few steps of PGD
 
 Attacks are what robust training spends its time on. Here are the ways to spend less: fewer steps
-early, networks in low precision, and starting from the perturbation of the epoch before.
+early, networks in low precision, and going on from an earlier perturbation of the same image, of
+the epoch before (reuse) or of some steps before (visits).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from flowrob.ascent import Best, clip
 from flowrob.attacks import LinfBall, lower_likelihood
+from flowrob.balls import column
 from flowrob.flows import Flow
 from flowrob.objectives import Negative, evaluate, frozen, value_and_gradient
 
@@ -38,6 +40,17 @@ class Adversary:
     attack_steps: int
     attack_warmup_steps: int
     attack_dtype: str | None
+    attack_visits: int = 1
+
+    def visit(self, step: int) -> tuple[int, int, int]:
+        """Whom a step attacks: (place in the pool, step that drew its images, visits before).
+
+        The pool's ``attack_visits`` places are visited in turn. Every round another place, and one
+        only, gets new images, so that attacks of all ages are in it.
+        """
+        round_, place = divmod(step, self.attack_visits)
+        age = min(round_, (round_ + place) % self.attack_visits)  # in the first round all are new
+        return place, step - age * self.attack_visits, age
 
     def count(self, step: int, batch_size: int) -> int:
         """How many images of step ``step`` are attacked: the share, exact on average."""
@@ -57,6 +70,21 @@ class Adversary:
         share = 1.0 - torch.rand(num, generator=generator)  # in (0, 1]
         return radius * torch.where(drawn, share, 1.0)
 
+    def random_start(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """Where the pool's new attacks begin, in radii: at x or, one in two, anywhere."""
+        anywhere = 2.0 * torch.rand(shape, generator=generator) - 1.0
+        return anywhere * column(torch.rand(shape[0], generator=generator) < 0.5, anywhere)
+
+    def reach(self, age: int, num: int, generator: torch.Generator) -> Tensor:
+        """The first step of the pool's attacks, in radii, (num,).
+
+        2 for new ones. For others log-uniform in [1/8, 2]: long steps jump from corner to corner of
+        the ball, short ones climb on between them, where attacks of few steps never look.
+        """
+        if not age:
+            return torch.full((num,), 2.0)
+        return 2.0 ** (1.0 - 4.0 * torch.rand(num, generator=generator))
+
     def validation_radius(self, num: int) -> Tensor:
         """eps, or for the share ``random_eps`` radii evenly spaced up to it, shape (num,)."""
         share, drawn = torch.ones(num), round(self.random_eps * num)
@@ -74,6 +102,7 @@ class Adversary:
         radius: float | Tensor,
         num_steps: int,
         start: Tensor | None = None,
+        reach: float | Tensor = 1.0,
     ) -> Tensor:
         """x + delta*(x) as found by ``num_steps`` of PGD.
 
@@ -83,7 +112,8 @@ class Adversary:
             radius: of the l_inf ball, in units of x: a number, or (batch,).
             num_steps: from :meth:`num_steps`.
             start: in units of the radius, shaped like x. The search begins there, not at x, and
-                its steps fall from the radius, not from twice the radius, to 0.
+                its steps fall from ``reach`` radii, not from two, to 0.
+            reach: a number, or (batch,).
         """
         ball = LinfBall(radius)
         if not len(x):
@@ -93,13 +123,14 @@ class Adversary:
                 return lower_likelihood(flow.log_prob, x, ball, num_steps=num_steps, check=False).x
             ball, objective = ball.on(x), Negative((flow.log_prob,))
             best, current = Best(x, None, keep_infinite=True), x + start * ball.radius
+            reach = column(torch.as_tensor(reach).to(x).expand(len(x)), x)
             with frozen(objective):
                 for k in range(num_steps):
                     current = clip(x + ball.project(current - x), (0.0, 1.0))
                     value, gradient = value_and_gradient(objective, current)
                     best.keep(current, value)
                     scale = 0.5 * (1.0 + math.cos(math.pi * k / num_steps))
-                    current = current + scale * ball.radius * ball.steepest(gradient)
+                    current = current + scale * reach * ball.radius * ball.steepest(gradient)
                 current = clip(x + ball.project(current - x), (0.0, 1.0))
                 best.keep(current, evaluate(objective, current))
             return best.x

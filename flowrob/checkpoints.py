@@ -52,8 +52,8 @@ class State:
         step: how many steps are done.
         ema: the averaged weights, by parameter name.
         best: the averaged weights that validated best; empty if none are kept.
-        perturbations: (N, C, H, W) int8, the last perturbation of each image in units of its
-            radius / 127, or None.
+        perturbations: (N, C, H, W) int8, the last perturbation of each image, or of each place in
+            the pool of attacked ones, in units of its radius / 127; or None.
         history: so far.
     """
 

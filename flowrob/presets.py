@@ -54,19 +54,37 @@ TINY = ("glow", {"image_shape": (3, 16, 16), "num_levels": 2, "num_steps": 4, "w
 
 CHOSEN = {"keep_best": True, "validate_every": 250}
 MUON = {"optimizer": "muon", "learning_rate": 8e-3}
-ROBUST = {"eps_warmup_steps": 200, "attack_steps": 4, "reuse_perturbations": True}
-HYBRID = {"loss": "hybrid", "random_eps": 0.5}
-ADVERSARIAL = {"loss": "adversarial"}
+# What the models of a row that are attacked while they train add to the clean one's arguments. An
+# adversarial model is robust after short attacks. A hybrid one, which may tell clean images from
+# attacked ones, learns to hide from those: it needs the long ones, in many visits.
+ROBUST = {
+    "adversarial": {"attack_steps": 4, "reuse_perturbations": True},
+    "hybrid": {
+        "adversarial_share": 0.75,
+        "random_eps": 0.25,
+        "attack_steps": 8,
+        "attack_visits": 20,
+    },
+}
 AS_PUBLISHED = {"validate_every": 2500, "keep_best": True, "checkpoint_every": 500}
 
 
 def _row(
-    name: str, images: dict, model: tuple[str, dict], steps: tuple[int, int], robust: dict, **fit
+    name: str,
+    images: dict,
+    model: tuple[str, dict],
+    steps: tuple[int, int],
+    robust: dict[str, dict],
+    eps_warmup_steps: int = 200,
+    **fit,
 ) -> dict[str, dict]:
     """A base trained clean, and the three models that go on from it."""
     first, then = ({**fit, "num_steps": n} for n in steps)
     then["learning_rate"] = 0.6 * fit.get("learning_rate", 1e-3)  # they start from what is good
-    losses = {"clean": {}, "adversarial": ADVERSARIAL | robust, "hybrid": HYBRID | robust}
+    losses = {"clean": {}} | {
+        loss: {"loss": loss, "eps_warmup_steps": eps_warmup_steps, **options}
+        for loss, options in robust.items()
+    }
     start = {"start": f"{name}-base"}
     return {f"{name}-base": {**images, "model": model, "fit": first}} | {
         f"{name}-{loss}": {**images, "model": model, "fit": {**then, **options}, **start}
@@ -76,11 +94,12 @@ def _row(
 
 PUBLISHED = {name: (build.__name__, how) for name, (build, how) in flows.PRESETS.items()}
 PAPER_STEPS = {"warmup_steps": 1000, **AS_PUBLISHED}  # with Adam, at its default rate
-PAPER_ROBUST = {"eps_warmup_steps": 1000}  # fit's defaults are the paper's: eps 8, 10 steps
+# fit's defaults are the paper's: eps 8, 10 steps, one half attacked
+PAPER_ROBUST = {"adversarial": {}, "hybrid": {"random_eps": 0.5}}
 
 #: What ``train`` knows by name: images, (builder, its arguments), arguments of ``fit``, start.
 PRESETS: dict[str, dict] = {
-    **_row("glow-cifar10", CIFAR10, GLOW, (2500, 1200), ROBUST, **MUON, **CHOSEN),
+    **_row("glow-cifar10", CIFAR10, GLOW, (2500, 1600), ROBUST, **MUON, **CHOSEN),
     **_row("glow-celeba", CELEBA, GLOW, (1200, 600), ROBUST, **MUON, **CHOSEN),
     **_row("glow-photos", PHOTOS, GLOW, (1500, 800), ROBUST, **MUON),
     # Adam, and three times as many steps as the base above has: less likely data, more fragile
@@ -92,7 +111,7 @@ PRESETS: dict[str, dict] = {
         "fit": {"num_steps": 1500, **MUON, "learning_rate": 4e-3, **CHOSEN},
     },
     # 16x16: minutes, on any machine
-    **_row("tiny", PHOTOS, TINY, (200, 200), ROBUST | {"eps_warmup_steps": 50}, **MUON),
+    **_row("tiny", PHOTOS, TINY, (200, 200), ROBUST, 50, **MUON),
     # The paper's sizes, on whole data sets: days on a GPU
     **_row(
         "paper-glow-cifar10",
@@ -100,6 +119,7 @@ PRESETS: dict[str, dict] = {
         PUBLISHED["glow-cifar10"],
         (75_000, 25_000),
         PAPER_ROBUST,
+        1000,
         **PAPER_STEPS,
     ),
     **_row(
@@ -108,10 +128,17 @@ PRESETS: dict[str, dict] = {
         PUBLISHED["glow-64"],
         (75_000, 25_000),
         PAPER_ROBUST,
+        1000,
         **PAPER_STEPS,
     ),
     **_row(
-        "paper-glow-lsun", LSUN, PUBLISHED["glow-64"], (75_000, 25_000), PAPER_ROBUST, **PAPER_STEPS
+        "paper-glow-lsun",
+        LSUN,
+        PUBLISHED["glow-64"],
+        (75_000, 25_000),
+        PAPER_ROBUST,
+        1000,
+        **PAPER_STEPS,
     ),
     "paper-realnvp-celeba-clean": {
         **WHOLE_CELEBA,

@@ -84,6 +84,7 @@ def fit(
     attack_steps: int = 10,
     attack_warmup_steps: int = 0,
     attack_dtype: str | None = None,
+    attack_visits: int = 1,
     reuse_perturbations: bool = False,
     validation: Tensor | None = None,
     validate_every: int = 500,
@@ -132,6 +133,13 @@ def fit(
         attack_dtype: "bfloat16" runs the couplings' networks in it while attacking (x, z and
             log-det stay as they are): faster on hardware made for it, slower on most CPUs; the
             attack climbs rounded gradients. The weights are trained in full precision all the same.
+        attack_visits: of as many batches each image stays under attack, every ``attack_visits``-th
+            step, and each visit takes ``attack_steps`` more: long attacks at the price of short
+            ones, on fewer images. New attacks start at x or at a random point of the ball, in
+            equal parts; steps fall from 2 radius to 0, in later visits from a length drawn
+            log-uniform in [1/8, 2] radius. Models that look robust because short attacks do not
+            find their way are found out while they train. Costs one byte per pixel of
+            ``attack_visits`` batches in memory and in the checkpoint.
         reuse_perturbations: start each attack where that on the same image last ended, so that
             few attack_steps go far; steps then fall from radius, not 2 radius, to 0. Costs one
             byte per pixel of ``images`` in memory and in the checkpoint, and attacks stay closer
@@ -156,10 +164,10 @@ def fit(
 
     Raises:
         ValueError: an unknown loss, optimizer or attack_dtype, a share for another loss than
-            "hybrid" or outside (0, 1), a random_eps outside [0, 1], keep_best without validation,
-            explode_above <= 1, fewer images than batch_size, fewer than one per process, counts
-            below 1, an ema_decay or max_grad_norm out of range, or a checkpoint of another run or
-            of other images.
+            "hybrid" or outside (0, 1), a random_eps outside [0, 1], attack_visits together with
+            reuse_perturbations, keep_best without validation, explode_above <= 1, fewer images than
+            batch_size, fewer than one per process, counts below 1, an ema_decay or max_grad_norm
+            out of range, or a checkpoint of another run or of other images.
         TypeError: the flow is not a Flow, or the images are not uint8.
         TrainingDiverged: the loss or its gradient is not finite, or the loss exploded; the last
             good checkpoint is named.
@@ -175,6 +183,11 @@ def fit(
         )
     if not 0.0 <= random_eps <= 1.0:
         raise ValueError(f"random_eps is a share, and must lie in [0, 1], got {random_eps}")
+    if attack_visits > 1 and reuse_perturbations:
+        raise ValueError(
+            f"attack_visits={attack_visits} with reuse_perturbations=True: both go on from earlier "
+            "perturbations, of recent steps or of the last epoch; choose one"
+        )
     if keep_best and validation is None:
         raise ValueError("keep_best=True needs validation=images to choose by")
     if not explode_above > 1.0:
@@ -182,7 +195,8 @@ def fit(
     if not isinstance(flow, Flow):
         raise TypeError(f"flow must be a flowrob.flows.Flow, got {type(flow).__name__}")
     counts = {"num_steps": num_steps, "batch_size": batch_size, "validate_every": validate_every}
-    for name, value in {**counts, "checkpoint_every": checkpoint_every}.items():
+    counts |= {"checkpoint_every": checkpoint_every, "attack_visits": attack_visits}
+    for name, value in counts.items():
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
     if not (0.0 <= ema_decay < 1.0 and max_grad_norm > 0.0):
@@ -210,6 +224,7 @@ def fit(
         attack_steps,
         attack_warmup_steps,
         attack_dtype,
+        attack_visits,
     )
     weight = next(flow.parameters())  # says on which device and in which precision
     optimize = OPTIMIZERS[optimizer](flow.parameters(), lr=learning_rate)
@@ -237,8 +252,9 @@ def fit(
     else:
         _initialize(flow, images, seed)
         state = State(0, _parameters(flow))
-        if share and reuse_perturbations:
-            state.perturbations = torch.zeros_like(images, dtype=torch.int8)
+        if share and (reuse_perturbations or attack_visits > 1):
+            num_kept = len(images) if reuse_perturbations else attack_visits * batch_size
+            state.perturbations = torch.zeros(num_kept, *images.shape[1:], dtype=torch.int8)
     if group.any(state.step > 0, weight.device) and state.step == 0:
         raise ValueError(f"{path} is not seen by all processes; put it on a common file system")
     flow.to(memory_format=torch.channels_last)
@@ -249,6 +265,16 @@ def fit(
     hidden = not (progress and group.leads)
     bar = tqdm(total=num_steps, initial=state.step, disable=hidden, desc=loss)
 
+    def draw(step: int) -> tuple[Tensor, Tensor, Tensor, torch.Generator]:
+        """Step's batch: which images, whether mirrored, x, and the generator, to go on with."""
+        generator = step_generator(seed, 1, step)
+        chosen = batch_indices(len(images), batch_size, step, seed)
+        batch, mirrored = images[chosen], torch.zeros(batch_size, dtype=torch.bool)
+        if flips:
+            mirrored = torch.rand(batch_size, generator=generator) < 0.5
+            batch = _mirror(batch, mirrored)
+        return chosen, mirrored, dequantize(batch, generator), generator
+
     def diverged(what: str) -> TrainingDiverged:
         saved = path is not None and path.exists()
         good = f"the last good checkpoint is {path}" if saved else "nothing was saved"
@@ -258,23 +284,30 @@ def fit(
     flow.train()
     with _deferred_interrupt(group) as stop, bar:
         for step in range(state.step, num_steps):
-            generator = step_generator(seed, 1, step)
-            chosen = batch_indices(len(images), batch_size, step, seed)
-            batch, mirrored = images[chosen], torch.zeros(batch_size, dtype=torch.bool)
-            if flips:
-                mirrored = torch.rand(batch_size, generator=generator) < 0.5
-                batch = _mirror(batch, mirrored)
-            x = dequantize(batch, generator)[group.rows(batch_size)].to(weight)
-            num_attacked = adversary.count(step, batch_size)  # the batch's first
+            place, drawn_at, age = adversary.visit(step)
+            chosen, mirrored, attacked, generator = draw(step)
+            x = attacked[group.rows(batch_size)].to(weight)
+            num_attacked = adversary.count(drawn_at, batch_size)  # the batch's first
             if num_attacked:
+                if age:
+                    chosen, mirrored, attacked, generator = draw(drawn_at)
                 radius = adversary.radius(step, num_attacked, generator)
                 own = group.rows(num_attacked)
                 radius = radius[own].to(weight) if random_eps else radius
-                which, turned, start = chosen[:num_attacked], mirrored[:num_attacked], None
+                turned, attacked = mirrored[:num_attacked], attacked[own].to(weight)
+                start, reach, which = None, 1.0, chosen[:num_attacked]
+                if attack_visits > 1:
+                    which = place * batch_size + torch.arange(num_attacked)
+                    generator = step_generator(seed, 4, step)
+                    reach = adversary.reach(age, num_attacked, generator)[own].to(weight)
                 if state.perturbations is not None:
                     start = _mirror(state.perturbations[which], turned)[own].to(weight) / 127
-                attacked = x[: len(which[own])]
-                moved = adversary.attack(flow, attacked, radius, adversary.num_steps(step), start)
+                if attack_visits > 1 and not age:
+                    shape = (num_attacked, *images.shape[1:])
+                    start = adversary.random_start(shape, generator)[own].to(weight)
+                moved = adversary.attack(
+                    flow, attacked, radius, adversary.num_steps(step), start, reach
+                )
                 x = torch.cat((moved, x[len(moved) :]))
                 if state.perturbations is not None:
                     delta = adversary.in_radii(moved - attacked, radius)

@@ -33,6 +33,15 @@ RUNS = {  # name -> arguments of fit; odd batches, so that the processes' parts 
         "validate_every": 4,
         "keep_best": True,
     },
+    "visits": {
+        "loss": "hybrid",
+        "num_steps": 7,
+        "batch_size": 9,
+        "adversarial_share": 0.3,
+        "attack_steps": 2,
+        "random_eps": 0.5,
+        "attack_visits": 2,
+    },
 }
 WORKER = """
 import json, sys

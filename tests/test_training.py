@@ -108,12 +108,12 @@ def test_eps_warms_up_linearly(images, monkeypatch):
 
 @pytest.fixture
 def attacks(monkeypatch):
-    """Every call of Adversary.attack: (x, radius, num_steps, start, found)."""
+    """Every call of Adversary.attack: (x, radius, num_steps, start, found, reach)."""
     calls, original = [], Adversary.attack
 
-    def spy(self, flow, x, radius, num_steps, start=None):
-        found = original(self, flow, x, radius, num_steps, start)
-        calls.append((x, radius, num_steps, start, found))
+    def spy(self, flow, x, radius, num_steps, start=None, reach=1.0):
+        found = original(self, flow, x, radius, num_steps, start, reach)
+        calls.append((x, radius, num_steps, start, found, reach))
         return found
 
     monkeypatch.setattr(Adversary, "attack", spy)
@@ -135,7 +135,7 @@ def test_a_hybrid_of_any_ratio_attacks_its_share_on_average(images, attacks):
 def test_random_eps_draws_a_radius_per_image_that_the_attack_exhausts(images, attacks):
     options = {"num_steps": 20, "attack_steps": 1, "random_eps": True, "eps_warmup_steps": 10}
     fit(glow(**SMALL), images, "adversarial", **options, **FAST)
-    for x, radius, _, _, found in attacks:
+    for x, radius, _, _, found, _ in attacks:
         reached = (found - x).abs().flatten(1).amax(1)
         assert bool((reached <= radius + 1e-6).all() and (reached > 0.9 * radius).any())
     eps = 256 * torch.cat([radius for _, radius, *_ in attacks[10:]])
@@ -179,7 +179,7 @@ def test_perturbations_are_reused_mirrored_with_their_image_and_survive_a_resume
     straight, resumed = glow(**SMALL), glow(**SMALL)
     fit(straight, few, "adversarial", **settings)
     left, kept, moved = few.to(torch.float32), torch.zeros(few.shape), 0
-    for step, (x, radius, _, start, found) in enumerate(attacks):
+    for step, (x, radius, _, start, found, _) in enumerate(attacks):
         chosen = batch_indices(32, 16, step, seed=0)
         levels = (x * 256).floor()
         turned = (levels != left[chosen]).flatten(1).any(1)  # mirrored images
@@ -196,6 +196,74 @@ def test_perturbations_are_reused_mirrored_with_their_image_and_survive_a_resume
     run_until(3, resumed, few, checkpoint=path, loss="adversarial", **settings)
     fit(resumed, few, "adversarial", checkpoint=path, **settings)
     assert equal(weights(resumed), weights(straight))
+
+
+def test_a_pool_of_attacks_renews_one_place_a_round_and_holds_attacks_of_all_ages():
+    plan = Adversary(1.0, 8.0, 0.0, 0, 1, 0, None, attack_visits=4)
+    visits = [plan.visit(step) for step in range(40)]
+    assert [place for place, *_ in visits] == [0, 1, 2, 3] * 10
+    drawn = {}
+    for step, (place, drawn_at, age) in enumerate(visits):
+        drawn[place] = step if age == 0 else drawn[place]
+        assert drawn_at == drawn[place] == step - 4 * age
+    for round_ in range(3, 10):  # once the pool is full
+        assert sorted(age for *_, age in visits[4 * round_ : 4 * round_ + 4]) == [0, 1, 2, 3]
+    assert [Adversary(1.0, 8.0, 0.0, 0, 1, 0, None).visit(step) for step in range(2)] == [
+        (0, 0, 0),
+        (0, 1, 0),
+    ]
+
+
+def test_visits_go_on_from_the_last_perturbation_of_the_same_images_and_survive_a_resume(
+    images, attacks, tmp_path
+):
+    settings = {"num_steps": 11, "attack_steps": 2, "attack_visits": 3, "random_eps": 0.5, **FAST}
+    settings |= {"adversarial_share": 0.3, "eps_warmup_steps": 4}  # 4 or 5 of 16
+    path = tmp_path / "run.safetensors"
+    straight, resumed = glow(**SMALL), glow(**SMALL)
+    fit(straight, images, "hybrid", **settings)
+    plan, last = Adversary(0.3, 8.0, 0.5, 4, 2, 0, None, 3), {}
+    starts = []
+    for step, (x, radius, _, start, found, reach) in enumerate(attacks):
+        place, _, age = plan.visit(step)
+        assert len(x) == plan.count(step - 3 * age, 16) == len(radius) == len(reach)
+        assert (found - x).abs().amax((1, 2, 3)).le(radius + 1e-6).all()
+        if age:
+            before, delta, share = last[place]
+            assert torch.equal(x, before)  # dequantisation noise and all
+            assert (start - delta).abs().max() <= 0.5 / 127 + 1e-4
+            ramp = min(1.0, (step + 1) / 4)
+            assert torch.allclose(radius / ramp, share)
+            assert bool(((reach >= 0.125) & (reach <= 2.0)).all()) and len(set(reach.tolist())) > 1
+        else:
+            assert place not in last or not torch.equal(x[:4], last[place][0][:4])
+            assert reach.tolist() == [2.0] * len(x)
+            starts += start.abs().amax((1, 2, 3)).tolist()
+        ramp = min(1.0, (step + 1) / 4)
+        last[place] = x, plan.in_radii(found - x, radius), radius / ramp
+    assert 0 < sum(s == 0 for s in starts) < len(starts) and max(starts) > 0.9
+    run_until(7, resumed, images, checkpoint=path, loss="hybrid", **settings)
+    assert checkpoints.read(path)[1]["perturbations"].abs().max() == 127
+    fit(resumed, images, "hybrid", checkpoint=path, **settings)
+    assert equal(weights(resumed), weights(straight))
+
+
+def test_later_visits_find_more(images):
+    """On weights that stand still, 6 visits of 3 steps beat their first, and 3 steps anew."""
+    flow = glow(**SMALL)
+    fit(flow, images, num_steps=60, **FAST)
+    x = dequantize(images[:16], torch.Generator().manual_seed(1))
+    plan, generator = Adversary(1.0, 8.0, 0.0, 0, 3, 0, None, 6), torch.Generator().manual_seed(2)
+    start, found = plan.random_start(tuple(x.shape), generator), []
+    for age in range(6):
+        moved = plan.attack(flow, x, 8 / 256, 3, start, plan.reach(age, 16, generator))
+        start = plan.in_radii(moved - x, 8 / 256)
+        with torch.no_grad():
+            found.append(-flow.log_prob(moved))
+    assert all(bool((b >= a - 1e-2).all()) for a, b in zip(found, found[1:], strict=False))
+    with torch.no_grad():
+        fresh = -flow.log_prob(plan.attack(flow, x, 8 / 256, 3))
+    assert (found[-1] - fresh).mean() > 1.0
 
 
 def test_an_attack_that_starts_from_a_perturbation_is_no_worse_than_it(images):
@@ -349,9 +417,9 @@ def run_until(stop, flow, images, loss="hybrid", **settings):
     original, calls = training.batch_indices, []
 
     def press(num_images, batch_size, step, seed):
-        calls.append(step)
-        if step == stop - 1:
+        if step == stop - 1 and step not in calls:
             os.kill(os.getpid(), signal.SIGINT)
+        calls.append(step)
         return original(num_images, batch_size, step, seed)
 
     training.batch_indices = press
@@ -359,7 +427,7 @@ def run_until(stop, flow, images, loss="hybrid", **settings):
         history = fit(flow, images, loss, **settings)
     finally:
         training.batch_indices = original
-    assert history.interrupted and calls[-1] == stop - 1 and len(history.clean) == stop
+    assert history.interrupted and max(calls) == stop - 1 and len(history.clean) == stop
     return history
 
 
@@ -485,7 +553,10 @@ def test_wrong_arguments(images):
         fit(glow(**SMALL), images / 256)
     with pytest.raises(TypeError, match="flow must be a flowrob"):
         fit(torch.nn.Linear(2, 2), images)
-    for name in ("num_steps", "batch_size", "validate_every", "checkpoint_every"):
+    with pytest.raises(ValueError, match="attack_visits=3 with reuse_perturbations=True"):
+        fit(glow(**SMALL), images, "hybrid", attack_visits=3, reuse_perturbations=True)
+    counts = ("num_steps", "batch_size", "validate_every", "checkpoint_every", "attack_visits")
+    for name in counts:
         with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
             fit(glow(**SMALL), images, **{name: 0})
     for wrong in ({"ema_decay": 2.0}, {"max_grad_norm": 0.0}):
