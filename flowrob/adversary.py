@@ -70,20 +70,22 @@ class Adversary:
         share = 1.0 - torch.rand(num, generator=generator)  # in (0, 1]
         return radius * torch.where(drawn, share, 1.0)
 
-    def random_start(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        """Where the pool's new attacks begin, in radii: at x or, one in two, anywhere."""
-        anywhere = 2.0 * torch.rand(shape, generator=generator) - 1.0
-        return anywhere * column(torch.rand(shape[0], generator=generator) < 0.5, anywhere)
+    def begin(self, kept: Tensor, age: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Where attacks start and how far their first step reaches, (num,), both in radii.
 
-    def reach(self, age: int, num: int, generator: torch.Generator) -> Tensor:
-        """The first step of the pool's attacks, in radii, (num,).
-
-        2 for new ones. For others log-uniform in [1/8, 2]: long steps jump from corner to corner of
-        the ball, short ones climb on between them, where attacks of few steps never look.
+        Reused perturbations (``kept``) are gone on from with a step of one radius. New attacks of
+        the pool (``age`` 0) start at x or, one in two, anywhere in the ball, with a step of two.
+        Its older ones go on from where they were with a step log-uniform in [1/8, 2]: long ones
+        jump from corner to corner of the ball, short ones climb on between the corners, where
+        attacks of few steps never look.
         """
-        if not age:
-            return torch.full((num,), 2.0)
-        return 2.0 ** (1.0 - 4.0 * torch.rand(num, generator=generator))
+        if self.attack_visits == 1:
+            return kept, kept.new_ones(len(kept))
+        if age:
+            return kept, 2.0 ** (1.0 - 4.0 * torch.rand(len(kept), generator=generator))
+        anywhere = 2.0 * torch.rand(kept.shape, generator=generator) - 1.0
+        away = torch.rand(len(kept), generator=generator) < 0.5
+        return anywhere * column(away, anywhere), kept.new_full((len(kept),), 2.0)
 
     def validation_radius(self, num: int) -> Tensor:
         """eps, or for the share ``random_eps`` radii evenly spaced up to it, shape (num,)."""

@@ -35,12 +35,23 @@ from flowrob.objectives import Objective
 from flowrob.pixels import attack_images, dequantization_noise, score_images
 from flowrob.tables import Table
 
-#: Attacks by name: options of :func:`flowrob.pixels.attack_images`.
-ATTACKS: dict[str, dict] = {
-    "pgd-20": {"num_steps": 20},
-    "pgd-100": {"num_steps": 100},
-    "auto-pgd-100": {"num_steps": 100, "schedule": "auto", "random_start": True},
-}
+
+def schedules(steps: Iterable[int] = (20, 100), auto: bool = True) -> dict[str, dict]:
+    """Attacks by name, as options of :func:`flowrob.pixels.attack_images`.
+
+    PGD with each number of steps and, if ``auto``, Auto-PGD from a random start with the greatest.
+
+    >>> list(schedules())
+    ['pgd-20', 'pgd-100', 'auto-pgd-100']
+    """
+    steps = list(steps)
+    attacks = {f"pgd-{n}": {"num_steps": n} for n in steps}
+    longest = {"num_steps": max(steps), "schedule": "auto", "random_start": True}
+    return attacks | ({f"auto-pgd-{max(steps)}": longest} if auto else {})
+
+
+#: What :func:`strongest_table` tries unless told otherwise.
+ATTACKS = schedules()
 
 
 def strongest_table(

@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from flowrob import flows
+from flowrob.ensemble import schedules
 
 # For each use a split and a range [first, last) of it (None: all of it). Models are trained on
 # "train", chosen by "tune" where there is one, and reported on "report".
@@ -176,10 +177,7 @@ class Plan:
     @property
     def attacks(self) -> dict[str, dict]:
         """By name, options of :func:`flowrob.pixels.attack_images`."""
-        attacks = {f"pgd-{n}": {"num_steps": n} for n in self.steps}
-        longest = max(self.steps)
-        auto = {"num_steps": longest, "schedule": "auto", "random_start": True}
-        return attacks | ({f"auto-pgd-{longest}": auto} if self.auto else {})
+        return schedules(self.steps, self.auto)
 
     @property
     def robust(self) -> bool:

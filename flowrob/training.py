@@ -285,26 +285,23 @@ def fit(
     with _deferred_interrupt(group) as stop, bar:
         for step in range(state.step, num_steps):
             place, drawn_at, age = adversary.visit(step)
-            chosen, mirrored, attacked, generator = draw(step)
-            x = attacked[group.rows(batch_size)].to(weight)
+            chosen, mirrored, drawn, generator = draw(step)
+            x = drawn[group.rows(batch_size)].to(weight)
             num_attacked = adversary.count(drawn_at, batch_size)  # the batch's first
             if num_attacked:
                 if age:
-                    chosen, mirrored, attacked, generator = draw(drawn_at)
+                    chosen, mirrored, drawn, generator = draw(drawn_at)
                 radius = adversary.radius(step, num_attacked, generator)
-                own = group.rows(num_attacked)
+                own, turned = group.rows(num_attacked), mirrored[:num_attacked]
                 radius = radius[own].to(weight) if random_eps else radius
-                turned, attacked = mirrored[:num_attacked], attacked[own].to(weight)
-                start, reach, which = None, 1.0, chosen[:num_attacked]
-                if attack_visits > 1:
-                    which = place * batch_size + torch.arange(num_attacked)
-                    generator = step_generator(seed, 4, step)
-                    reach = adversary.reach(age, num_attacked, generator)[own].to(weight)
+                attacked, start, reach = drawn[own].to(weight), None, 1.0
                 if state.perturbations is not None:
-                    start = _mirror(state.perturbations[which], turned)[own].to(weight) / 127
-                if attack_visits > 1 and not age:
-                    shape = (num_attacked, *images.shape[1:])
-                    start = adversary.random_start(shape, generator)[own].to(weight)
+                    which = chosen[:num_attacked]
+                    if attack_visits > 1:
+                        which = place * batch_size + torch.arange(num_attacked)
+                    kept = _mirror(state.perturbations[which], turned).to(weight.dtype) / 127
+                    begun = adversary.begin(kept, age, step_generator(seed, 4, step))
+                    start, reach = (value[own].to(weight) for value in begun)
                 moved = adversary.attack(
                     flow, attacked, radius, adversary.num_steps(step), start, reach
                 )

@@ -178,6 +178,15 @@ def test_a_changed_table_changes_its_page_the_verdicts_and_the_readme(tmp_path):
     assert changed != readme and "| 0.12 |" in changed
 
 
+def test_table_1_was_made_in_one_run_of_less_than_two_hours_and_says_so():
+    tables = load_builder("build_tables")
+    run = json.loads((ROOT / "results/table-1-laptop.json").read_text(encoding="utf-8"))
+    parts = sum(run["training_seconds"].values()) + run["attack_seconds"]
+    assert parts <= run["duration_s"] < 2 * 3600 and run["machine"]["cores"] == 2
+    assert "in one run" in tables.provenance(run)
+    assert "in one run" not in tables.provenance({**run, "duration_s": 0.5 * parts})  # resumed
+
+
 @pytest.mark.parametrize("name", ["1", "2", "photos", "3"])
 def test_each_table_says_how_it_was_made_and_reports_on_held_out_images(name):
     from flowrob.presets import PRESETS, TABLES

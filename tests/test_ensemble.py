@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from flowrob.ensemble import ATTACKS, _greater, strongest_table
+from flowrob.ensemble import ATTACKS, _greater, schedules, strongest_table
 from flowrob.evaluation import bits_per_dim, robustness_table
 from flowrob.objectives import in_double, rebased
 from flowrob.pixels import attack_images, dequantization_noise, score_images
@@ -17,6 +17,16 @@ QUICK = {"few": {"num_steps": 3}, "start": {"num_steps": 3, "random_start": True
 
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def test_schedules_name_their_steps_and_auto_pgd_takes_the_most():
+    assert schedules((50, 10), auto=False) == {
+        "pgd-50": {"num_steps": 50},
+        "pgd-10": {"num_steps": 10},
+    }
+    auto = {"num_steps": 50, "schedule": "auto", "random_start": True}
+    assert schedules((50, 10)) == schedules((50, 10), auto=False) | {"auto-pgd-50": auto}
+    assert schedules() == ATTACKS
 
 
 @pytest.fixture(scope="module")
