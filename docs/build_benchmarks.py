@@ -66,11 +66,10 @@ takes for a success that needs no attack.
 """
 
 FAST_ATTACKS = """
-In adversarial training most of the time goes into the attacks. `training.fit` has five ways to
-spend less: fewer steps (`attack_steps`), fewer at first (`attack_warmup_steps`), a start from where
-the last attack on the same image ended, an epoch ago (`reuse_perturbations`) or a few steps ago
-(`attack_visits`), and the networks in low precision (`attack_dtype="bfloat16"`). What does each one
-save, and what is left of the robustness?
+In adversarial training most of the time goes into the attacks. Four ways of `training.fit` to spend
+less: fewer steps (`attack_steps`), fewer at first (`attack_warmup_steps`), a start from where
+the last attack on the same image ended (`reuse_perturbations`), and the networks in low precision
+(`attack_dtype="bfloat16"`). What does each one save, and what is left of the robustness?
 """
 
 
@@ -236,9 +235,8 @@ def section_fast_attacks(run: dict) -> str:
         f"{settings['batch']} images, half of them attacked, each at a radius of its own up to "
         f"eps 8: every crop is seen {visits:.0f} times and attacked {visits / 2:.0f} times. "
         "*Warmed up*: the number of attack steps grows over the first half of the run. All models "
-        f"are then attacked on {settings['test_images']} test crops by {settings['attack_steps']} "
-        "steps of PGD and as many of Auto-PGD from a random start, of which the worse counts, crop "
-        "by crop. Bits/dim, lower is better"
+        f"are then attacked by the same {settings['attack_steps']} steps on "
+        f"{settings['test_images']} test crops. Bits/dim, lower is better"
         + (f"; one number per seed, {seeds} seeds." if seeds > 1 else "; one seed."),
         markdown(rows),
         "CPU time is that which the process spends in its own code on one thread, the least of "
