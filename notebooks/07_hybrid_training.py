@@ -240,7 +240,7 @@ print("best mean:      ", *(f"{min(rivals, key=lambda m: worst[m, e].mean()):>15
 
 # %%
 lead = {e: (worst["mixture", e] - worst["hybrid", e]).mean().item() for e in EPS}
-print("hybrid ahead of the mixture by more than 0.1 at eps 1:", lead[1] > 0.1)
+print("hybrid ahead of the mixture by more than 0.05 at eps 1 and 2:", min(lead[1], lead[2]) > 0.05)
 print("mixture ahead by more than 0.05 at eps 0, 4 and 8:", max(lead[e] for e in (0, 4, 8)) < -0.05)
 missed = {e: worst["mixture", e] - strongest.values["mixture", e, "pgd-20"] for e in EPS[1:]}
 most = max(v.mean().item() for v in missed.values())
@@ -256,9 +256,9 @@ print("at most one bit per image above the better part, at every eps:", bounded)
 assert bounded and lead[1] > 0 > lead[8]
 
 # %% [markdown]
-# So nobody wins everywhere. The hybrid is better against the faintest attacks, where the clean
-# part has failed and the adversarial part still charges its price; the mixture is better without
-# attack and against strong ones. The feared blind spot of its own attack is small here. The mixture
+# So nobody wins everywhere. The hybrid is better against faint attacks, where the clean part has
+# failed and the adversarial part still charges its price; the mixture is better without attack and
+# against strong ones. The feared blind spot of its own attack is small here. The mixture
 # needs two networks, the hybrid one; and a mixture may hold the hybrid, too (exercise 2).
 #
 # ## 4. What it costs
@@ -297,8 +297,8 @@ print("the adversarial model's exceeds that of photographs:", drawn[-1] > photog
 # ## 5. At full size: the weights that ship, and Tables 1 and 2
 #
 # The same trainings at 32x32, with a Glow nearly ten times as large, take longer than a reader would
-# wait; their weights ship with the package. First an attack on them, live, on crops of the
-# photographs; then the long runs on CIFAR-10 and CelebA, read from the records that
+# wait; their weights ship with the package. (There three of four images are attacked, in visits of
+# eight steps.) First an attack on them, live, on crops of the photographs; then the long runs on CIFAR-10 and CelebA, read from the records that
 # `python -m flowrob table` wrote. The paper's Table 2 is on LSUN Bedroom. Its entries are not known
 # to us, so our CelebA table stands alone.
 #
@@ -345,9 +345,9 @@ plt.show()
 # %% [markdown]
 # **What we see.** Means in full, medians dotted; every clean curve (blue) leaves its picture at the
 # top, and the adversarial one (red) hardly bends. What hybrid training costs is the distance between
-# green and blue at the left edge, now very small; what it leaves on the table is the distance between
-# green and the mixture (amber, in the records only). On the left the attack took twenty steps, in the
-# records it is the strongest: that is why green climbs higher there.
+# green and blue at the left edge, smaller than it was at 16x16; what it leaves on the table is the
+# distance between green and the mixture (amber, in the records only), where green lies above it. On
+# the left the attack took twenty steps, in the records it is the strongest.
 
 # %% tags=["nbval-ignore-output"]
 print("photographs, live, 32 crops: mean (median)")
@@ -364,8 +364,7 @@ off = {m: max(abs(own[m, e][0] / recorded[m, e][0] - 1) for e in EPS) for m in C
 print("two ways, live and from the record, the robust models' means agree to 2 percent:",
       max(off["hybrid"], off["adversarial"]) < 0.02)  # fmt: skip
 price = {"16x16": lost["hybrid"], "32x32": own["hybrid", 0][0] - own["clean", 0][0]}
-print("the larger hybrid pays less than half of what the small one paid:",
-      price["32x32"] < price["16x16"] / 2)  # fmt: skip
+print("the larger hybrid pays less than the small one paid:", price["32x32"] < price["16x16"])
 assert own["hybrid", 0][0] < own["adversarial", 0][0] - 0.5 and off["hybrid"] < 0.02
 assert own["clean", 8][0] > 3 * max(own["hybrid", 8][0], own["adversarial", 8][0])
 
@@ -398,8 +397,8 @@ for name, values in (("CIFAR-10", table_1), ("CelebA", table_2)):
 
 # %% [markdown]
 # At the $\epsilon$ that a list leaves out, the rival is better. Twenty steps, an attack like the paper's,
-# flatter the hybrid: presumably it has kept some roughness that hides from short attacks. The
-# adversarial model, and the mixture with it, lose next to nothing to longer ones.
+# flatter a hybrid more than an adversarial model: it may keep some roughness that hides from short
+# attacks. Had these hybrids not been trained by attacks that last, they would hide far more (exercise 3).
 #
 # ## What you learned
 #
@@ -408,16 +407,17 @@ for name, values in (("CIFAR-10", table_1), ("CelebA", table_2)):
 # * The hybrid stays close to the clean model without attack, and does not explode. It pays in
 #   time per step and in grain.
 # * A mixture of the clean and the adversarial model, a Student-t base and one percent of a uniform
-#   density are rivals to beat. The mixture is ahead of the hybrid without attack and under strong
-#   ones; the hybrid is ahead under the faintest.
+#   density are rivals to beat. The mixture is ahead of the hybrid without attack and under the
+#   strongest; the hybrid is ahead under faint ones.
 # * Robustness claims need the strongest attack: long, from random starts, per image, with transfer.
+#   Training needs long attacks, too: a hybrid learns to hide from short ones.
 #
 # | paper says | we measured | same? |
 # |---|---|---|
 # | clean Glow is best without attack and worst under it (Table 1) | so it is, live at 16x16 | yes |
 # | adversarial training is flat, and costs clean likelihood | flattest, and costs most | yes |
-# | the hybrid has nearly the best of both | under 20 steps, yes; the strongest attack finds more against it than against the adversarial model | in part |
-# | (no rivals) | the mixture is ahead at eps 0, 4 and 8, the hybrid at 1 | our question |
+# | the hybrid has nearly the best of both | yes, under the strongest attack too, if its own attacks in training last; after fresh ones of four steps, only against short attacks | with care |
+# | (no rivals) | live, the mixture is ahead at eps 0, 4 and 8, the hybrid at 1 and 2 | our question |
 # | Table 2, LSUN Bedroom | CelebA in its place | not compared: entries not known to us |
 
 # %% [markdown]
