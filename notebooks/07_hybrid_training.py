@@ -398,7 +398,7 @@ for name, values in (("CIFAR-10", table_1), ("CelebA", table_2)):
 # %% [markdown]
 # At the $\epsilon$ that a list leaves out, the rival is better. Twenty steps, an attack like the paper's,
 # flatter a hybrid more than an adversarial model: it may keep some roughness that hides from short
-# attacks. Had these hybrids not been trained by attacks that last, they would hide far more (exercise 3).
+# attacks. Without attacks that last it hides far more (exercise 3).
 #
 # ## What you learned
 #
