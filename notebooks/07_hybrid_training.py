@@ -217,6 +217,7 @@ axes[0].set(yscale="linear", ylim=(4, 12))
 ahead = {f"eps {e}": worst["hybrid", e] - worst["mixture", e] for e in EPS}
 plots.before_after(axes[1], ahead, [plots.HYBRID] * 5).axvline(0, color=plots.RAISE)
 axes[1].set_xlabel("hybrid minus mixture (bits/dim)")
+axes[1].locator_params(axis="x", nbins=5)
 plt.show()
 
 # %% [markdown]
