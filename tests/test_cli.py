@@ -220,7 +220,8 @@ def test_a_row_has_one_budget_and_what_is_not_loss_is_alike(key):
     fits = [PRESETS[name]["fit"] for name in plan.models]
     assert [fit.get("loss", "clean") for fit in fits] == ["clean", "adversarial", "hybrid"]
     assert len({PRESETS[name]["start"] for name in plan.models}) == 1
-    attacks = {"loss", "random_eps", "eps_warmup_steps", "attack_steps", "reuse_perturbations"}
+    attacks = {"loss", "adversarial_share", "random_eps", "eps_warmup_steps", "attack_steps"}
+    attacks |= {"attack_visits", "reuse_perturbations"}
     shared = [{k: v for k, v in fit.items() if k not in attacks} for fit in fits]
     assert shared[0] == shared[1] == shared[2] and "num_steps" in shared[0]
 
