@@ -224,7 +224,7 @@ def test_visits_go_on_from_the_last_perturbation_of_the_same_images_and_survive_
     straight, resumed = glow(**SMALL), glow(**SMALL)
     fit(straight, images, "hybrid", **settings)
     plan, last = Adversary(0.3, 8.0, 0.5, 4, 2, 0, None, 3), {}
-    starts = []
+    starts, first_reaches = [], []
     for step, (x, radius, _, start, found, reach) in enumerate(attacks):
         place, _, age = plan.visit(step)
         assert len(x) == plan.count(step - 3 * age, 16) == len(radius) == len(reach)
@@ -236,6 +236,7 @@ def test_visits_go_on_from_the_last_perturbation_of_the_same_images_and_survive_
             ramp = min(1.0, (step + 1) / 4)
             assert torch.allclose(radius / ramp, share)
             assert bool(((reach >= 0.125) & (reach <= 2.0)).all()) and len(set(reach.tolist())) > 1
+            first_reaches.append(float(reach[0]))
         else:
             assert place not in last or not torch.equal(x[:4], last[place][0][:4])
             assert reach.tolist() == [2.0] * len(x)
@@ -243,10 +244,21 @@ def test_visits_go_on_from_the_last_perturbation_of_the_same_images_and_survive_
         ramp = min(1.0, (step + 1) / 4)
         last[place] = x, plan.in_radii(found - x, radius), radius / ramp
     assert 0 < sum(s == 0 for s in starts) < len(starts) and max(starts) > 0.9
+    assert len(set(first_reaches)) == len(first_reaches) > 3  # every visit draws anew
     run_until(7, resumed, images, checkpoint=path, loss="hybrid", **settings)
     assert checkpoints.read(path)[1]["perturbations"].abs().max() == 127
     fit(resumed, images, "hybrid", checkpoint=path, **settings)
     assert equal(weights(resumed), weights(straight))
+
+
+def test_the_first_step_is_as_long_as_its_reach(images):
+    flow = glow(**SMALL)
+    fit(flow, images, num_steps=20, **FAST)
+    x = dequantize(images[:4] // 2 + 64, torch.Generator().manual_seed(1))  # far from 0 and 1
+    plan, reach = Adversary(1.0, 8.0, 0.0, 0, 1, 0, None), torch.tensor([0.125, 0.25, 0.5, 2.0])
+    found = plan.attack(flow, x, 8 / 256, 1, torch.zeros_like(x), reach)
+    moved = (found - x).abs().amax((1, 2, 3)) * 256 / 8
+    assert moved.tolist() == pytest.approx([0.125, 0.25, 0.5, 1.0], abs=1e-4)
 
 
 def test_later_visits_find_more(images):
