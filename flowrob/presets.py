@@ -57,7 +57,8 @@ CHOSEN = {"keep_best": True, "validate_every": 250}
 MUON = {"optimizer": "muon", "learning_rate": 8e-3}
 # What the models of a row that are attacked while they train add to the clean one's arguments. An
 # adversarial model is robust after short attacks. A hybrid one, which may tell clean images from
-# attacked ones, learns to hide from those: it needs the long ones, in many visits.
+# attacked ones, learns to hide from those: it needs the long ones, in many visits. These do not
+# cure it: attacks that are longer still reach further (docs/benchmarks.md).
 ROBUST = {
     "adversarial": {"attack_steps": 4, "reuse_perturbations": True},
     "hybrid": {

@@ -138,8 +138,9 @@ def fit(
             ones, on fewer images. New attacks start at x or at a random point of the ball, in
             equal parts; steps fall from 2 radius to 0, in later visits from a length drawn
             log-uniform in [1/8, 2] radius. Models that look robust because short attacks do not
-            find their way are found out while they train. Costs one byte per pixel of
-            ``attack_visits`` batches in memory and in the checkpoint.
+            find their way are found out while they train, but for what only attacks that are
+            longer still would find. Costs one byte per pixel of ``attack_visits`` batches in
+            memory and in the checkpoint.
         reuse_perturbations: start each attack where that on the same image last ended, so that
             few attack_steps go far; steps then fall from radius, not 2 radius, to 0. Costs one
             byte per pixel of ``images`` in memory and in the checkpoint, and attacks stay closer

@@ -1,6 +1,7 @@
 """docs/benchmarks.md: the file is what its generator makes of results/, and the scripts run."""
 
 import importlib.util
+import itertools
 import json
 import shutil
 import sys
@@ -132,6 +133,63 @@ def test_robustness_is_what_its_generator_makes_of_the_results(tmp_path):
     assert robustness.render(tmp_path).count("1,234") == 2  # in its table and beside the paper
 
 
+@pytest.fixture
+def long_attacks(tmp_path):
+    """A copy of that record beside which others can be put, its path and content."""
+    path = tmp_path / "long_attacks.json"
+    shutil.copy(ROOT / "results/long_attacks.json", path)
+    return path, json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_long_attacks_were_made_on_the_weights_that_ship(long_attacks):
+    import long_attacks as script
+
+    assert "/" not in long_attacks[1]["command"].replace("benchmarks/", "").replace("results/", "")
+    rows = long_attacks[1]["rows"]
+    steps = long_attacks[1]["settings"]["steps"]
+    expected = {(s, loss, n) for s in script.SETS for loss in script.LOSSES for n in steps}
+    assert {(row["set"], row["loss"], row["num_steps"]) for row in rows} == expected
+    for row in rows:
+        name = f"glow-{row['set']}-{row['loss']}"
+        assert row["weights"] == script.fingerprint(name), "run benchmarks/long_attacks.py again"
+
+
+def test_the_section_on_long_attacks_is_computed_from_the_record(long_attacks):
+    path, run = long_attacks
+    for row in run["rows"]:
+        grown = row["loss"] == "hybrid" and row["num_steps"] == max(run["settings"]["steps"])
+        row["mean"] = 7.0 if grown else 6.0
+    path.write_text(json.dumps(run), encoding="utf-8")
+    page = benchmarks.render(path.parent)
+    assert "hybrid by 1.00 to 1.00; adversarial by 0.00 to 0.00 bits/dim" in page
+    assert "| `glow-photos-hybrid` | 6.00 | 6.00 | 7.00 |" in page
+
+
+def test_the_long_attacks_script_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    import long_attacks as script
+
+    path, threads = tmp_path / "long.json", torch.get_num_threads()
+    arguments = "--sets photos --steps 1 2 --limit 2 --json"
+    monkeypatch.setattr(sys, "argv", ["long_attacks.py", *arguments.split(), str(path)])
+    monkeypatch.setattr(script.torch, "set_num_threads", lambda number: None)
+    script.main()
+    first = json.loads(path.read_text())
+    assert [(row["loss"], row["num_steps"]) for row in first["rows"]] == [
+        ("hybrid", 1), ("hybrid", 2), ("adversarial", 1), ("adversarial", 2)]  # fmt: skip
+    for row in first["rows"]:
+        assert 4 < row["mean"] < row["greatest"]  # of two images the median is the mean
+        assert row["median"] == pytest.approx(row["mean"], abs=1e-3)
+    first["rows"][0] |= {"mean": -1.0}
+    first["rows"][1] |= {"mean": -1.0, "weights": "others"}
+    path.write_text(json.dumps(first))
+    script.main()
+    kept = {
+        (row["loss"], row["num_steps"]): row["mean"] for row in json.loads(path.read_text())["rows"]
+    }
+    assert kept["hybrid", 1] == -1 and kept["hybrid", 2] > 4 and len(kept) == 4
+    assert torch.get_num_threads() == threads
+
+
 def load_builder(name):
     spec = importlib.util.spec_from_file_location(name, ROOT / f"docs/{name}.py")
     module = importlib.util.module_from_spec(spec)
@@ -156,11 +214,61 @@ def test_the_readme_shows_table_1_as_it_is():
     tables = load_builder("build_tables")
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert readme == tables.with_table(readme), "run python docs/build_tables.py"
-    for row in ("paper: hybrid | 3.60", "ours, 20 steps: hybrid | ", "ours, strongest: the mix"):
+    for row in (
+        "paper: hybrid | 3.60",
+        "ours, 20 steps: hybrid [*] | ",
+        "ours, strongest: the mix",
+    ):
         assert f"| {row}" in readme
 
 
-def test_a_changed_table_changes_its_page_the_verdicts_and_the_readme(tmp_path):
+def pages(results=ROOT / "results"):
+    """The generator, and the two texts of its that show rows of hybrid models."""
+    tables = load_builder("build_tables")
+    texts = {"docs/tables.md": tables.render(results), "README.md": tables.short_table(results)}
+    return tables, texts
+
+
+def test_every_row_of_a_hybrid_model_is_marked_as_a_lower_bound():
+    tables, texts = pages()
+    for text in texts.values():
+        blocks = text.split("\n\n")
+        for block, below in itertools.pairwise(blocks):
+            rows = [line.split("|")[1].strip() for line in block.splitlines() if line[:2] == "| "]
+            ours = [row for row in rows if "hybrid" in row and not row.startswith("paper: ")]
+            assert all(row.endswith(f"hybrid {tables.MARK}") for row in ours)
+            assert bool(ours) == below.startswith(f"{tables.MARK} A lower bound: ")
+    assert texts["docs/tables.md"].count(f"{tables.MARK} A lower bound: ") == 9  # 3 tables of 3
+
+
+def test_the_note_on_lower_bounds_is_computed_from_the_record(long_attacks):
+    path, run = long_attacks
+    for name in ("table-1-laptop.json", "table-2-laptop.json", "table-photos-laptop.json"):
+        shutil.copy(ROOT / "results" / name, path.parent)
+    values = {"cifar10": 111.0, "celeba": 222.0, "photos": 333.0}
+    run["settings"]["limit"] = 77
+    for row in run["rows"]:
+        if row["loss"] == "hybrid" and row["num_steps"] == max(run["settings"]["steps"]):
+            row["mean"], row["greatest"] = values[row["set"]], 444.0
+    path.write_text(json.dumps(run), encoding="utf-8")
+    texts = pages(path.parent)[1]
+    for value in values.values():
+        assert texts["docs/tables.md"].count(f"mean: hybrid {value:.2f} (") == 3
+    for text in texts.values():
+        text = " ".join(text.split())
+        assert "on the first 77 of these images, mean: hybrid 111.00 (" in text
+        assert "The greatest of the hybrid: 444.00." in text
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/tables.md", "notebooks/07_hybrid_training.py"])
+def test_nothing_says_that_hybrid_training_stopped_hiding(name):
+    text = " ".join((ROOT / name).read_text(encoding="utf-8").replace("\n#", "\n").split())
+    assert "still hides from short attacks" in text and "lower bound" in text
+    for claim in ("no longer hides", "does not explode", "nowhere further than"):
+        assert claim not in text
+
+
+def test_a_changed_table_changes_its_page_the_verdicts_and_the_readme(tmp_path, long_attacks):
     tables = load_builder("build_tables")
     name = "table-1-laptop.json"
     run = json.loads((ROOT / "results" / name).read_text(encoding="utf-8"))
@@ -171,7 +279,7 @@ def test_a_changed_table_changes_its_page_the_verdicts_and_the_readme(tmp_path):
             row["mean"] = -1.0
     (tmp_path / name).write_text(json.dumps(run), encoding="utf-8")
     page = tables.render(tmp_path)
-    assert "Least at eps 4: hybrid (0.12), then" in page
+    assert "Least at eps 4: hybrid [*] (0.12), then" in page
     assert "the mean of the adversarial model falls at eps [8]" in page
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     changed = tables.with_table(readme, tmp_path)

@@ -1,0 +1,135 @@
+"""How far attacks of growing length reach against the robust models that ship.
+
+    python benchmarks/long_attacks.py --data cifar10=PATH.npz celeba=PATH.npz \\
+        --json results/long_attacks.json
+
+Auto-PGD from a random start, at eps 8, on the first of the images that each model is reported on:
+the same attack with 100, 300 and 1,000 steps. A model that hides from short attacks is found out
+by the longer ones; a robust one stays where it was. All budgets start at the same point with the
+same noise, and one other draw of noise scores them. With --json the comparison can be interrupted:
+the same command goes on with what is missing, and repeats what was measured on other weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import os
+import time
+from pathlib import Path
+
+import torch
+from record import record
+from torch import Tensor
+
+import flowrob
+from flowrob import zoo
+from flowrob.evaluation import bits_per_dim
+from flowrob.flows import Flow
+from flowrob.pixels import attack_images, dequantization_noise, score_images
+from flowrob.presets import PRESETS
+from flowrob.runs import describe, load
+
+SETS, LOSSES = ("cifar10", "celeba", "photos"), ("hybrid", "adversarial")
+EPS = 8
+
+
+def set_and_path(text: str) -> tuple[str, str]:
+    """SET=PATH, where the images of a set are."""
+    name, equals, path = text.partition("=")
+    if not (equals and path and name in SETS):
+        raise argparse.ArgumentTypeError(f"{text!r} is not SET=PATH, with SET one of {SETS}")
+    return name, path
+
+
+def fingerprint(name: str) -> str:
+    """The start of the SHA-256 of shipped weights."""
+    path = Path(flowrob.__file__).parent / "weights" / f"{name}.safetensors"
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def images_of(name: str, elsewhere: dict[str, str], flow: Flow, limit: int) -> tuple[Tensor, str]:
+    """The first of the images that a model is reported on, and which these are, in words."""
+    preset = dict(PRESETS[name])
+    if path := elsewhere.get(preset["data"]):
+        preset |= {"data": path, "report": (None, preset["report"][1])}
+    return load(preset, "report", flow, limit), describe(preset, "report")
+
+
+def score(flow: Flow, images: Tensor, num_steps: int, seed: int) -> dict[str, float]:
+    """Bits/dim after the attack: mean, median and greatest over the images."""
+    found = attack_images(
+        flow.log_prob,
+        images,
+        EPS,
+        schedule="auto",
+        random_start=True,
+        num_steps=num_steps,
+        generator=torch.Generator().manual_seed(seed),
+    )
+    noise = dequantization_noise(images, "fixed", torch.Generator().manual_seed(seed + 1))
+    nats = score_images(flow.log_prob, found.x, noise)
+    bits = bits_per_dim(nats.double(), math.prod(images.shape[1:]))
+    of = {"mean": bits.mean(), "median": bits.quantile(0.5), "greatest": bits.max()}
+    return {key: round(value.item(), 4) for key, value in of.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--data",
+        type=set_and_path,
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="SET=PATH",
+        help="where the images of a set are: a folder, or an .npz file",
+    )
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
+    parser.add_argument("--steps", type=int, nargs="+", default=[100, 300, 1000])
+    parser.add_argument("--limit", type=int, default=12, help="images of each set")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, help="also write the figures there")
+    options = parser.parse_args()
+    started, duration = time.perf_counter(), 0.0
+    torch.set_num_threads(1)
+    settings = {key: getattr(options, key) for key in ("sets", "steps", "limit", "seed")}
+    settings |= {"eps": EPS, "attack": "Auto-PGD from a random start"}
+    content: dict = {"settings": settings, "data": {}, "rows": []}
+    if options.json and options.json.exists():
+        found = json.loads(options.json.read_text())
+        if found["settings"] == settings:
+            content, duration = found, found["duration_s"]
+
+    def keep() -> None:
+        content.update(record(started))
+        for _, path in options.data:  # folders mean nothing elsewhere
+            content["command"] = content["command"].replace(path, os.path.basename(path))
+        content["duration_s"] = round(content["duration_s"] + duration, 1)
+        if options.json:
+            options.json.write_text(json.dumps(content, indent=1) + "\n")
+
+    print("| model | steps | mean | median | greatest |")
+    print("|---|---|---|---|---|")
+    for data in options.sets:
+        for loss in LOSSES:
+            name = f"glow-{data}-{loss}"
+            weights, flow = fingerprint(name), zoo.load(name, "cpu")
+            images, content["data"][data] = images_of(name, dict(options.data), flow, options.limit)
+            for num_steps in options.steps:
+                key = {"set": data, "loss": loss, "num_steps": num_steps}
+                same = [row for row in content["rows"] if key.items() <= row.items()]
+                if same and same[0]["weights"] == weights:
+                    continue
+                content["rows"] = [row for row in content["rows"] if row not in same]
+                scores = score(flow, images, num_steps, options.seed)
+                content["rows"].append({**key, **scores, "weights": weights})
+                keep()
+                cells = [f"{value:,.2f}" for value in scores.values()]
+                print(f"| {name} | {num_steps} | {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
