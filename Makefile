@@ -2,10 +2,13 @@
 #
 # Settings, each as NAME=value after the command:
 #   PYTHON    the interpreter that makes .venv (3.11 or newer)      PYTHON=python3.12
+#   EXTRAS    the extras of pyproject.toml to install; dev has all  EXTRAS=notebooks
+#             that the commands below need, "make lab" is content
+#             with notebooks, compare adds other libraries' flows
 #   PIP_ARGS  more options for pip install, here CPU-only torch
 #             PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 #   LAB_ARGS  more options for JupyterLab                           LAB_ARGS="--no-browser --port 8899"
-#   TEST_ARGS more options for pytest                               TEST_ARGS="-x tests/test_gaussian.py"
+#   TEST_ARGS more options for pytest                               TEST_ARGS="-x tests"
 #   NB        which notebooks to build                              NB="01 05"
 
 PYTHON ?= python3
@@ -39,22 +42,23 @@ lab: $(STAMP)  ## install if needed, then open the walkthrough in JupyterLab
 test: $(STAMP)  ## install if needed, then run unit tests, doctests and every notebook
 	$(PY) -m pytest $(TEST_ARGS)
 
-notebooks: $(STAMP)  ## run the .py twins and write the .ipynb with their outputs
+notebooks: $(STAMP)  ## install if needed, then run the .py twins and write the .ipynb with their outputs
 	$(PY) notebooks/build.py $(NB)
 
-lint: $(STAMP)  ## check style and format
+lint: $(STAMP)  ## install if needed, then check style, format and the types a user sees
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m mypy
 
-format: $(STAMP)  ## put everything into the project's format
+format: $(STAMP)  ## install if needed, then put everything into the project's format
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
 clean:  ## remove caches and half-written files (.venv stays: remove it by hand)
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache notebooks/*.tmp
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache notebooks/*.tmp
 	find . -path ./.venv -prune -o -type d \( -name __pycache__ -o -name .ipynb_checkpoints \) -exec rm -rf {} +
 
-install: $(STAMP)
+install: $(STAMP)  ## install, editable, with the extras; the other commands do it too
 
 $(STAMP): pyproject.toml | $(PY)
 	@$(PY) -c '$(TOO_OLD)'

@@ -21,9 +21,9 @@ import argparse
 import contextlib
 import inspect
 import io
-import json
 import logging
 import math
+import sys
 import textwrap
 import time
 import warnings
@@ -33,13 +33,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from record import installed, record
 from torch import Tensor, nn
 
 from flowrob import data, zoo
 from flowrob.attacks import uniform_noise
-from flowrob.evaluation import bits_per_dim
-from flowrob.objectives import in_double
+from flowrob.attacks.objectives import in_double
+from flowrob.evaluation import pipe_table
+from flowrob.records import circumstances, command_line, installed, write_json
+from flowrob.units import bits_per_dim, dequantize
 
 PACKAGES = {
     "flowrob": "flowrob",
@@ -438,7 +439,7 @@ def outcome(results: dict[str, dict]) -> str:
 def table(rows: list[dict], eps: list[int]) -> str:
     head = ["", "way", "lines", "what happens"] + [f"eps {e}: mean / median" for e in eps]
     head += ["gradients", "seconds"]
-    out = [head, ["---"] * len(head)]
+    lines = []
     for row in rows:
         results = row.get("results", {})
         cells = [row["library"], row["way"], str(row.get("lines", "")), row["outcome"]]
@@ -449,8 +450,8 @@ def table(rows: list[dict], eps: list[int]) -> str:
         last = results.get(str(eps[-1]), {})
         cells += [str(last.get("gradients", "-"))]
         cells += [f"{last['seconds']:.1f}" if "seconds" in last else "-"]
-        out.append([cell.replace("|", "\\|").replace("\n", " ") for cell in cells])
-    return "\n".join("| " + " | ".join(line) + " |" for line in out)
+        lines.append([cell.replace("|", "\\|").replace("\n", " ") for cell in cells])
+    return pipe_table(head, lines)
 
 
 def main() -> None:
@@ -462,12 +463,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path, help="also write the numbers there")
     options = parser.parse_args()
-    started = time.perf_counter()
+    started = time.monotonic()
     torch.set_num_threads(options.threads)
     flow = zoo.load(options.model, "cpu")
     images = data.load("photos", split="test")
     images = images[torch.linspace(0, len(images) - 1, options.num).long()]
-    x = data.dequantize(images, torch.Generator().manual_seed(0))
+    x = dequantize(images, torch.Generator().manual_seed(0))
     precise = in_double(flow)
 
     @torch.no_grad()
@@ -504,13 +505,11 @@ def main() -> None:
             print(f"{library}, {name}: {rows[-1]['outcome']}", flush=True)
     print(f"\nBits/dim of {options.num} test photos under {options.model}\n")
     print(table(rows, options.eps))
-    if options.json:
-        settings = {k: v for k, v in vars(options).items() if k != "json"}
-        content = record(started, ("torch", "numpy", *PACKAGES.values()))
-        content |= {"settings": settings, "rows": rows, "facts": FACTS}
-        content["versions"] |= {p: installed(p) or "not installed" for p in PACKAGES.values()}
-        options.json.parent.mkdir(exist_ok=True)
-        options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    command = command_line("python benchmarks/attack_libraries.py", sys.argv[1:])
+    content = circumstances(started, command)
+    content["versions"] |= {p: installed(p) or "not installed" for p in PACKAGES.values()}
+    settings = {k: v for k, v in vars(options).items() if k != "json"}
+    write_json(options.json, content | {"settings": settings, "rows": rows, "facts": FACTS})
 
 
 if __name__ == "__main__":

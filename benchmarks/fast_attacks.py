@@ -16,45 +16,55 @@ import argparse
 import copy
 import json
 import resource
+import sys
 import time
 from pathlib import Path
 
 import torch
-from record import record
 from torch import Tensor
 
 from flowrob import data, flows
-from flowrob.evaluation import robustness_table
-from flowrob.training import fit
+from flowrob.evaluation import pipe_table, robustness_table
+from flowrob.records import circumstances, command_line, write_json
+from flowrob.training import Loss, PerImage, Update, fit
 
 CLEAN, REFERENCE = "no attack (clean)", "10 steps"
-#: What is compared: name -> arguments of ``fit``; the ramp of ``warmed up`` is half of the run.
-VARIANTS: dict[str, dict] = {
-    CLEAN: {"loss": "clean"},
+#: What is compared: name -> options of the hybrid ``Loss``, None for the clean one; the ramp of
+#: ``warmed up`` is half of the run.
+VARIANTS: dict[str, dict | None] = {
+    CLEAN: None,
     REFERENCE: {"attack_steps": 10},
     "5 steps": {"attack_steps": 5},
     "3 steps": {"attack_steps": 3},
     "1 step": {"attack_steps": 1},
     "10 steps, warmed up": {"attack_steps": 10, "attack_warmup_steps": 0.5},
-    "3 steps, reused": {"attack_steps": 3, "reuse_perturbations": True},
-    "1 step, reused": {"attack_steps": 1, "reuse_perturbations": True},
+    "3 steps, reused": {"attack_steps": 3, "memory": PerImage()},
+    "1 step, reused": {"attack_steps": 1, "memory": PerImage()},
     "10 steps, bfloat16": {"attack_steps": 10, "attack_dtype": "bfloat16"},
 }
 EPS = (0, 4, 8)
 
 
-def arguments(options: dict, num_steps: int) -> dict:
-    """What ``fit`` is called with for a variant; its ramps are shares of the run."""
-    options = {"loss": "hybrid", **options}
-    if "attack_warmup_steps" in options:
-        options["attack_warmup_steps"] = int(options["attack_warmup_steps"] * num_steps)
-    if options["loss"] == "hybrid":
-        options |= {"random_eps": True, "eps_warmup_steps": num_steps // 8}
-    ends = {"num_steps": num_steps, "warmup_steps": num_steps // 20, "progress": False}
-    return {**options, **ends}
+def loss(options: dict | None, num_steps: int) -> Loss:
+    """The loss of a variant; its ramps are shares of the run."""
+    if options is None:
+        return Loss.of("clean")
+    warmup = int(options.get("attack_warmup_steps", 0) * num_steps)
+    common = {"random_eps": 1.0, "eps_warmup_steps": num_steps // 8}
+    return Loss.of("hybrid", **{**common, **options, "attack_warmup_steps": warmup})
 
 
-def train(images: Tensor, options: dict, num_steps: int, seed: int) -> flows.Flow:
+def arguments(options: dict | None, num_steps: int) -> dict:
+    """What ``fit`` is called with for a variant."""
+    return {
+        "loss": loss(options, num_steps),
+        "num_steps": num_steps,
+        "update": Update(warmup_steps=num_steps // 20),
+        "progress": False,
+    }
+
+
+def train(images: Tensor, options: dict | None, num_steps: int, seed: int) -> flows.Flow:
     """A tiny Glow from nothing by the loss of a variant."""
     flow = flows.glow((3, 16, 16), 2, 4, 32, generator=torch.Generator().manual_seed(seed))
     fit(flow, images, seed=seed, **arguments(options, num_steps))
@@ -104,7 +114,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="of the timing")
     parser.add_argument("--json", type=Path, help="also write the figures there")
     options = parser.parse_args()
-    started, duration = time.perf_counter(), 0.0
+    started, duration = time.monotonic(), 0.0
+    command = command_line("python benchmarks/fast_attacks.py", sys.argv[1:])
     torch.set_num_threads(1)
     images = data.load("photos", size=16)[:: options.every]
     test = data.load("photos", split="test", size=16)
@@ -118,16 +129,15 @@ def main() -> None:
             content, duration = found, found["duration_s"]
 
     def keep() -> None:
-        content.update(record(started))
+        content.update(circumstances(started, command))
         content["duration_s"] = round(content["duration_s"] + duration, 1)
-        if options.json:
-            options.json.write_text(json.dumps(content, indent=1) + "\n")
+        write_json(options.json, content)
 
     if "milliseconds" not in content:
         content["milliseconds"] = prices(images, options.timed_steps, options.rounds)
         keep()
-    print("| attack in training | seed | CPU ms per step | clean | eps 4 | eps 8 |")
-    print("|---|---|---|---|---|---|")
+    head = ["attack in training", "seed", "CPU ms per step", "clean", "eps 4", "eps 8"]
+    lines = []
     for seed in options.seeds:
         for name, variant in VARIANTS.items():
             if any((run["name"], run["seed"]) == (name, seed) for run in content["runs"]):
@@ -138,7 +148,9 @@ def main() -> None:
             keep()
             cells = [f"{of['mean']:,.2f} / {of['median']:,.2f}" for of in scores.values()]
             cost = f"{content['milliseconds'][name]:.0f}"
-            print(f"| {name} | {seed} | {cost} | {' | '.join(cells)} |", flush=True)
+            lines.append([name, str(seed), cost, *cells])
+            print(f"{name}, seed {seed}: {', '.join(cells)}", flush=True)
+    print(f"\n{pipe_table(head, lines)}")
 
 
 if __name__ == "__main__":

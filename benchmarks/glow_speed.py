@@ -17,18 +17,19 @@ the minimum is what the code costs, the rest is what the neighbours cost.
 from __future__ import annotations
 
 import argparse
-import json
 import platform
+import sys
 import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from record import record
 from torch import Tensor, nn
 
+from flowrob.evaluation import pipe_table
 from flowrob.flows import ZeroConv2d, glow
+from flowrob.records import circumstances, command_line, write_json
 
 
 def convolutions(flow: nn.Module, x: Tensor) -> list[tuple[nn.Module, tuple[int, ...]]]:
@@ -137,6 +138,16 @@ def measure(rows: dict[str, dict[str, Callable]], rounds: int) -> dict[str, dict
     return best
 
 
+def table(milliseconds: dict[str, dict[str, float]]) -> str:
+    """Every job of every implementation, and its ratio to the first implementation's."""
+    base = next(iter(milliseconds.values()))
+    lines = [
+        [name, *(f"{of[job]:.0f} ms ({of[job] / base[job]:.2f}x)" for job in base)]
+        for name, of in milliseconds.items()
+    ]
+    return pipe_table(["", "forward", "attack step", "training step"], lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=2)
@@ -144,7 +155,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--json", type=Path, help="also write the figures there")
     options = parser.parse_args()
-    started = time.perf_counter()
+    started = time.monotonic()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     x = torch.rand(options.batch, 3, 32, 32)
@@ -163,20 +174,15 @@ def main() -> None:
         other.log_prob(x, None)  # its ActNorm takes the first batch
         rows["normflows"] = jobs(lambda y: other.log_prob(y, None), other, x)
     best = measure(rows, options.rounds)
-    base = best["its convolutions alone"]
     print(
         f"Glow, L = 3, K = 8, width 64, batch {options.batch}, {options.threads} threads, "
         f"torch {torch.__version__}, {platform.machine()}; minimum of {options.rounds} rounds\n"
     )
-    print("| | forward | attack step | training step |\n|---|---|---|---|")
-    for name, of in best.items():
-        cells = [f"{of[job]:.0f} ms ({of[job] / base[job]:.2f}x)" for job in base]
-        print(f"| {name} | " + " | ".join(cells) + " |")
-    if options.json:
-        settings = {key: value for key, value in vars(options).items() if key != "json"}
-        content = record(started, ("torch", "normflows"))
-        content |= {"settings": settings, "milliseconds": best}
-        options.json.write_text(json.dumps(content, indent=1) + "\n")
+    print(table(best))
+    settings = {key: value for key, value in vars(options).items() if key != "json"}
+    command = command_line("python benchmarks/glow_speed.py", sys.argv[1:])
+    content = circumstances(started, command, ("normflows",))
+    write_json(options.json, content | {"settings": settings, "milliseconds": best})
 
 
 if __name__ == "__main__":

@@ -16,21 +16,19 @@ import argparse
 import hashlib
 import json
 import math
-import os
+import sys
 import time
 from pathlib import Path
 
 import torch
-from record import record
 from torch import Tensor
 
 import flowrob
-from flowrob import zoo
-from flowrob.evaluation import bits_per_dim
+from flowrob import records, zoo
+from flowrob.attacks import attack_images, dequantization_noise, score_images
+from flowrob.cli.recipes import RECIPES
+from flowrob.evaluation import bits_per_dim, pipe_table
 from flowrob.flows import Flow
-from flowrob.pixels import attack_images, dequantization_noise, score_images
-from flowrob.presets import PRESETS
-from flowrob.runs import describe, load
 
 SETS, LOSSES = ("cifar10", "celeba", "photos"), ("hybrid", "adversarial")
 EPS = 8
@@ -52,10 +50,9 @@ def fingerprint(name: str) -> str:
 
 def images_of(name: str, elsewhere: dict[str, str], flow: Flow, limit: int) -> tuple[Tensor, str]:
     """The first of the images that a model is reported on, and which these are, in words."""
-    preset = dict(PRESETS[name])
-    if path := elsewhere.get(preset["data"]):
-        preset |= {"data": path, "report": (None, preset["report"][1])}
-    return load(preset, "report", flow, limit), describe(preset, "report")
+    images = RECIPES[name].images
+    images = images.elsewhere(elsewhere.get(images.data), False, {"report": None})
+    return images.load("report", flow, limit), images.describe("report")
 
 
 def score(flow: Flow, images: Tensor, num_steps: int, seed: int) -> dict[str, float]:
@@ -65,7 +62,7 @@ def score(flow: Flow, images: Tensor, num_steps: int, seed: int) -> dict[str, fl
         images,
         EPS,
         schedule="auto",
-        random_start=True,
+        start="random",
         num_steps=num_steps,
         generator=torch.Generator().manual_seed(seed),
     )
@@ -93,7 +90,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="also write the figures there")
     options = parser.parse_args()
-    started, duration = time.perf_counter(), 0.0
+    started, duration = time.monotonic(), 0.0
     torch.set_num_threads(1)
     settings = {key: getattr(options, key) for key in ("sets", "steps", "limit", "seed")}
     settings |= {"eps": EPS, "attack": "Auto-PGD from a random start"}
@@ -104,15 +101,12 @@ def main() -> None:
             content, duration = found, found["duration_s"]
 
     def keep() -> None:
-        content.update(record(started))
-        for _, path in options.data:  # folders mean nothing elsewhere
-            content["command"] = content["command"].replace(path, os.path.basename(path))
+        command = records.command_line("python benchmarks/long_attacks.py", sys.argv[1:])
+        content.update(records.circumstances(started, command))
         content["duration_s"] = round(content["duration_s"] + duration, 1)
-        if options.json:
-            options.json.write_text(json.dumps(content, indent=1) + "\n")
+        records.write_json(options.json, content)
 
-    print("| model | steps | mean | median | greatest |")
-    print("|---|---|---|---|---|")
+    print(pipe_table(["model", "steps", "mean", "median", "greatest"], []))
     for data in options.sets:
         for loss in LOSSES:
             name = f"glow-{data}-{loss}"

@@ -11,17 +11,18 @@ does not distort them.
 from __future__ import annotations
 
 import argparse
-import json
 import math
+import sys
 import time
 from pathlib import Path
 
 import torch
-from record import record
 
 from flowrob import data, flows
-from flowrob.evaluation import robustness_table
-from flowrob.training import OPTIMIZERS, TrainingDiverged, fit
+from flowrob.evaluation import pipe_table, robustness_table
+from flowrob.records import circumstances, command_line, write_json
+from flowrob.training import TrainingDiverged, Update, fit
+from flowrob.training.update import OPTIMIZERS
 
 EPS, ATTACK_STEPS = (0, 8), 50
 
@@ -30,16 +31,9 @@ def train(name: str, rate: float, num_steps: int, images, test) -> dict:
     """Bits/dim on train and test crops after the run, clean and attacked; ms per step."""
     flow, started = flows.glow((3, 16, 16), 2, 4, 32), time.process_time()
     run = {"optimizer": name, "learning_rate": rate}
+    update = Update(name, learning_rate=rate, warmup_steps=num_steps // 20)
     try:
-        history = fit(
-            flow,
-            images,
-            num_steps=num_steps,
-            warmup_steps=num_steps // 20,
-            optimizer=name,
-            learning_rate=rate,
-            progress=False,
-        )
+        history = fit(flow, images, num_steps=num_steps, update=update, progress=False)
     except TrainingDiverged as error:
         return run | {"diverged": str(error)}
     cost = 1e3 * (time.process_time() - started) / num_steps
@@ -65,7 +59,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path, help="also write the figures there")
     options = parser.parse_args()
-    started = time.perf_counter()
+    started = time.monotonic()
     torch.set_num_threads(options.threads)
     images = data.load("photos", size=16)
     test = data.load("photos", split="test", size=16)
@@ -73,19 +67,20 @@ def main() -> None:
     settings = {key: value for key, value in vars(options).items() if key != "json"}
     settings |= {"images": len(images), "test_images": len(test), "batch": 64}
     train("adam", 1e-3, 1, images, test)  # a process is slow at first
-    print("| optimizer | rate | clean | eps 8 | ms per step |\n|---|---|---|---|---|")
-    runs = []
+    runs, lines = [], []
     for name in OPTIMIZERS:
         for rate in options.rates:
             run = train(name, rate, options.num_steps, images, test)
             runs.append(run)
             found = [run.get(str(e), {"mean": math.nan, "median": math.nan}) for e in EPS]
             cells = [f"{of['mean']:,.2f} / {of['median']:,.2f}" for of in found]
-            cost = run.get("ms_per_step", "diverged")
-            print(f"| {name} | {rate:g} | {' | '.join(cells)} | {cost} |", flush=True)
-    if options.json:
-        content = {**record(started), "settings": settings, "runs": runs}
-        options.json.write_text(json.dumps(content, indent=1) + "\n")
+            lines.append([name, f"{rate:g}", *cells, str(run.get("ms_per_step", "diverged"))])
+            print(f"{name} at rate {rate:g}: {', '.join(cells)}", flush=True)
+    head = ["optimizer", "rate", "clean", "eps 8", "ms per step"]
+    print(f"\n{pipe_table(head, lines)}")
+    command = command_line("python benchmarks/optimizers.py", sys.argv[1:])
+    content = circumstances(started, command)
+    write_json(options.json, content | {"settings": settings, "runs": runs})
 
 
 if __name__ == "__main__":

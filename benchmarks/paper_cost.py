@@ -24,20 +24,24 @@ than all of them, is predicted and then measured.
 from __future__ import annotations
 
 import argparse
-import json
 import resource
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
-from record import record
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from flowrob import flows
-from flowrob.attacks import LinfBall, lower_likelihood
+from flowrob.attacks import LinfBall
+from flowrob.attacks.balls import Region
+from flowrob.attacks.gradient import ascend
+from flowrob.attacks.objectives import Negative
+from flowrob.attacks.outcome import Best
+from flowrob.records import circumstances, command_line, write_json
 
 #: name -> how to build it; the first is the package's default.
 SIZES: dict[str, Callable[[], flows.Flow]] = {
@@ -66,7 +70,7 @@ ASSUMED: dict = {
 
 def paper_model() -> flows.Flow:
     """The paper's Glow at its published size."""
-    return flows.preset("glow-cifar10")
+    return flows.published("glow-cifar10")
 
 
 def jobs(flow: flows.Flow, x: Tensor) -> dict[str, Callable[[], None]]:
@@ -141,7 +145,7 @@ def counted(flow: flows.Flow, x: Tensor) -> dict:
 
 
 def attack_calls(attack_steps: int) -> dict[str, int]:
-    """Gradients and plain evaluations that an attack asks of log_prob, counted."""
+    """Gradients and plain evaluations that an attack in training asks of log_prob, counted."""
     calls = {"gradients": 0, "forwards": 0}
 
     def log_prob(x: Tensor) -> Tensor:
@@ -149,7 +153,9 @@ def attack_calls(attack_steps: int) -> dict[str, int]:
         return -x.square().flatten(1).sum(1)
 
     x = torch.full((1, 3), 0.5)
-    lower_likelihood(log_prob, x, LinfBall(8 / 256), num_steps=attack_steps, check=False)
+    ball = LinfBall(8 / 256).on(x)
+    lengths = [2 * ball.radius] * attack_steps
+    ascend(Negative(log_prob), Region(x, ball, (0.0, 1.0)), x, lengths, Best(x))
     return calls
 
 
@@ -217,34 +223,18 @@ def initialized(flow: flows.Flow, x: Tensor) -> flows.Flow:
     return flow.to(memory_format=torch.channels_last).train()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--paper-rounds", type=int, default=2)
-    parser.add_argument("--at-least", type=float, default=1.0, help="seconds per job and round")
-    parser.add_argument("--json", type=Path, help="also write the figures there")
-    options = parser.parse_args()
-    started = time.perf_counter()
-    torch.set_num_threads(1)
-    x = torch.rand(options.batch, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+def total(counts: dict, kind: str, job: str, batch: int) -> int:
+    """What a job costs for a whole batch: so much per image, and so much once."""
+    each, once = counts[kind][job]
+    return batch * each + once
 
-    def total(counts: dict, kind: str, job: str) -> int:
-        each, once = counts[kind][job]
-        return options.batch * each + once
 
-    flows_of = {name: initialized(build(), x) for name, build in SIZES.items()}
-    sizes = {name: counted(flow, x) for name, flow in flows_of.items()}
-    rows = {name: jobs(flow, x) for name, flow in flows_of.items()}
-    seconds, system = measure(rows, options.rounds, options.at_least)
-    del flows_of, rows
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    flow = initialized(paper_model(), x)
-    paper = counted(flow, x)
+def cost_models(sizes: list[dict], paper: dict, seconds: dict, batch: int) -> dict[str, dict]:
+    """Both models of the seconds of a job, fitted to all sizes but the paper's, printed."""
     models: dict[str, dict] = {}
     for job in JOBS:
         flops, kept = (
-            np.array([float(total(of, *what)) for of in (*sizes.values(), paper)])
+            np.array([float(total(of, *what, batch)) for of in (*sizes, paper)])
             for what in (("flops", job), ("kept_bytes", "training"))
         )
         spent = np.array([seconds[name][job] for name in SIZES])
@@ -253,21 +243,43 @@ def main() -> None:
             models.setdefault(model, {})[job] = cost_model(features[:-1], spent, features[-1])
             left_out = ", ".join(f"{e:+.0%}" for e in models[model][job]["held_out"])
             print(f"{job}, {model}: {models[model][job]['constants']}; left out: {left_out}")
+    return models
+
+
+def memory() -> int:
+    """Peak resident memory of this process so far, in bytes."""
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def main() -> None:
+    """Measure, fit, measure the paper's size, and compare."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--paper-rounds", type=int, default=2)
+    parser.add_argument("--at-least", type=float, default=1.0, help="seconds per job and round")
+    parser.add_argument("--json", type=Path, help="also write the figures there")
+    options = parser.parse_args()
+    started, batch = time.monotonic(), options.batch
+    torch.set_num_threads(1)
+    x = torch.rand(batch, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    flows_of = {name: initialized(build(), x) for name, build in SIZES.items()}
+    sizes = {name: counted(flow, x) for name, flow in flows_of.items()}
+    rows = {name: jobs(flow, x) for name, flow in flows_of.items()}
+    seconds, system = measure(rows, options.rounds, options.at_least)
+    del flows_of, rows
+    before, flow = memory(), initialized(paper_model(), x)
+    paper = counted(flow, x)
+    models = cost_models(list(sizes.values()), paper, seconds, batch)
     own, others = measure({PAPER: jobs(flow, x)}, options.paper_rounds, options.at_least)
     seconds, system = seconds | own, system | others
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    paper["flops_per_step"] = {job: total(paper, "flops", job) for job in JOBS}
-    paper["resident_bytes"] = {"before": 1024 * before, "peak": 1024 * peak}
-    paper["step_bytes"] = {
-        "weights": BYTES_PER_PARAMETER * paper["parameters"],
-        "training": total(paper, "kept_bytes", "training"),
-        "attack": total(paper, "kept_bytes", "attack"),
-    }
+    paper["resident_bytes"] = {"before": before, "peak": memory()}
+    paper["flops_per_step"] = {job: total(paper, "flops", job, batch) for job in JOBS}
+    kept = {job: total(paper, "kept_bytes", job, batch) for job in ("training", "attack")}
+    paper["step_bytes"] = {"weights": BYTES_PER_PARAMETER * paper["parameters"], **kept}
     calls = attack_calls(ATTACK_STEPS)
-    runs = {
-        "flops": run_costs(paper["flops_per_step"], calls),
-        "cpu_seconds": run_costs(seconds[PAPER], calls),
-    }
+    spent = {"flops": paper["flops_per_step"], "cpu_seconds": seconds[PAPER]}
+    runs = {unit: run_costs(of, calls) for unit, of in spent.items()}
     for job in JOBS:
         print(
             f"{PAPER}, {job}: {paper['flops_per_step'][job] / 1e9:.0f} GFLOP, "
@@ -275,21 +287,20 @@ def main() -> None:
             + ", ".join(f"{model} {of[job]['predicted']:.2f} s" for model, of in models.items())
         )
     print("seconds per step: " + ", ".join(f"{k} {s:.1f}" for k, s in runs["cpu_seconds"].items()))
-    if options.json:
-        settings = {key: value for key, value in vars(options).items() if key != "json"}
-        settings |= {"threads": 1, "attack_steps": ATTACK_STEPS, "paper": PAPER}
-        content = {
-            **record(started),
-            "settings": settings,
-            "sizes": {**sizes, PAPER: paper},
-            "seconds": seconds,
-            "system_seconds": system,
-            "models": models,
-            "attack_calls": calls,
-            "runs": runs,
-            "assumed": ASSUMED,
-        }
-        options.json.write_text(json.dumps(content, indent=1) + "\n")
+    settings = {key: value for key, value in vars(options).items() if key != "json"}
+    settings |= {"threads": 1, "attack_steps": ATTACK_STEPS, "paper": PAPER}
+    content = {
+        **circumstances(started, command_line("python benchmarks/paper_cost.py", sys.argv[1:])),
+        "settings": settings,
+        "sizes": {**sizes, PAPER: paper},
+        "seconds": seconds,
+        "system_seconds": system,
+        "models": models,
+        "attack_calls": calls,
+        "runs": runs,
+        "assumed": ASSUMED,
+    }
+    write_json(options.json, content)
 
 
 if __name__ == "__main__":

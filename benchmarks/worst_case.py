@@ -17,20 +17,19 @@ On a busy machine `--clock cpu` with one thread counts the processor's seconds i
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
+import sys
 import time
 from collections.abc import Callable
 
 import numpy as np
-import scipy
 import torch
-from record import record
 from scipy.optimize import elementwise
 from scipy.optimize._trustregion_exact import IterativeSubproblem
 
-from flowrob.gaussian import GaussianFlow, worst_case
+from flowrob.evaluation import pipe_table
+from flowrob.linear import GaussianFlow, worst_case
+from flowrob.records import circumstances, command_line, write_json
 
 RADIUS = 1.0
 TOLERANCE = 1e-10  # relative, of |delta| and of the objective, in the trust-region solver
@@ -143,8 +142,9 @@ def measure(n: int, num_points: int, subsample: int, clock, repeats: int) -> dic
 
 def table(results: list[dict]) -> str:
     """Drops are given relative to ours, least and greatest over the points."""
-    head = "n | points | floor | ours | ours/floor | find_root | its drop | /floor | /ours"
-    lines = [head + " | trust region | its drop | /ours", " | ".join(["--:"] * 12)]
+    head = ["n", "points", "floor", "ours", "ours/floor"]
+    head += ["find_root", "its drop", "/floor", "/ours", "trust region", "its drop", "/ours"]
+    lines = []
     for r in results:
         row = [f"{r['n']}", f"{r['points']:,}", f"{r['floor']:.3g}", f"{r['ours']:.3g}"]
         row += [f"{r['ours'] / r['floor']:.2f}", f"{r['find_root']:.3g}"]
@@ -154,8 +154,8 @@ def table(results: list[dict]) -> str:
             row += [f"{r['trust_region']:.3g} (from {r['trust_region_timed_points']})"]
             row += ["{:+.0e} to {:+.0e}".format(*r["trust_region_drop"])]
             row += [f"{r['trust_region'] / r['ours']:,.0f}"]
-        lines.append(" | ".join(row + ["-"] * (12 - len(row))))
-    return "\n".join(f"| {line} |" for line in lines)
+        lines.append(row + ["-"] * (len(head) - len(row)))
+    return pipe_table(head, lines).replace(" --- ", " --: ")  # numbers stand on the right
 
 
 def main() -> None:
@@ -165,29 +165,18 @@ def main() -> None:
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="what to count")
     parser.add_argument("--json", metavar="PATH", help="write the numbers there as well")
     arguments = parser.parse_args()
-    started = time.perf_counter()
+    started, load = time.monotonic(), os.getloadavg()[0]
     torch.set_num_threads(arguments.threads)
-    machine = {
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "load": os.getloadavg()[0],
-        "threads": arguments.threads,
-        "clock": arguments.clock,
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "unset"),
-        "python": platform.python_version(),
-        **{library.__name__: library.__version__ for library in (torch, np, scipy)},
-    }
-    print(", ".join(f"{key} {value}" for key, value in machine.items()), "\n")
     sizes = [(1000, 10_000, 0), (10, 100_000, 0), (100, 1000, 50), (1000, 1000, 3)]
     clock = time.process_time if arguments.clock == "cpu" else time.perf_counter
     results = [measure(*size, clock, arguments.repeats) for size in sizes]
+    command = command_line("python benchmarks/worst_case.py", sys.argv[1:])
+    content = circumstances(started, command, ("numpy", "scipy"))
+    content["machine"] |= {"clock": arguments.clock, "load": round(load, 1)}
+    made = content["machine"] | content["versions"]
+    print(", ".join(f"{key} {value}" for key, value in made.items()), "\n")
     print(table(results))
-    if arguments.json:
-        content = record(started, ("torch", "numpy", "scipy"))
-        content["machine"] |= {key: machine[key] for key in ("threads", "clock")}
-        content["machine"]["load"] = round(machine["load"], 1)
-        with open(arguments.json, "w") as file:
-            json.dump(content | {"results": results}, file, indent=1)
+    write_json(arguments.json, content | {"results": results})
 
 
 if __name__ == "__main__":

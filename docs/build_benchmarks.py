@@ -18,7 +18,10 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import fast_attacks  # noqa: E402  scripts beside this folder, found by the line above
+import glow_speed  # noqa: E402
 import worst_case  # noqa: E402
+
+from flowrob.evaluation import pipe_table  # noqa: E402
 
 HEAD = """# Benchmarks
 
@@ -66,9 +69,9 @@ takes for a success that needs no attack.
 """
 
 FAST_ATTACKS = """
-In adversarial training most of the time goes into the attacks. Four ways of `training.fit` to spend
-less: fewer steps (`attack_steps`), fewer at first (`attack_warmup_steps`), a start from where
-the last attack on the same image ended (`reuse_perturbations`), and the networks in low precision
+In adversarial training most of the time goes into the attacks. Four ways of `training.Loss` to
+spend less: fewer steps (`attack_steps`), fewer at first (`attack_warmup_steps`), a start from where
+the last attack on the same image ended (`memory=PerImage()`), and the networks in low precision
 (`attack_dtype="bfloat16"`). What does each one save, and what is left of the robustness?
 """
 
@@ -78,52 +81,23 @@ def section_worst_case(run: dict) -> str:
 
 
 def section_glow(run: dict) -> str:
-    best, settings = run["milliseconds"], run["settings"]
-    base = next(iter(best.values()))
-    rows = [["", "forward", "attack step", "training step"], ["---"] * 4]
-    for name, of in best.items():
-        rows.append([name] + [f"{of[job]:.0f} ms ({of[job] / base[job]:.2f}x)" for job in base])
+    settings = run["settings"]
     threads = f"{settings['threads']} thread" + "s" * (settings["threads"] != 1)
     note = f"Batch {settings['batch']}, {threads}, {settings['rounds']} rounds."
-    return f"{GLOW}\n{note}\n\n{markdown(rows)}\n"
+    return f"{GLOW}\n{note}\n\n{glow_speed.table(run['milliseconds'])}\n"
 
 
 def section_libraries(run: dict) -> str:
+    """What other attack libraries do with a density: three tables and what they show."""
     settings, eps = run["settings"], [str(e) for e in run["settings"]["eps"]]
     tried = [row for row in run["rows"] if "results" in row and "lines" in row]
     ran = [row for row in tried if "mean" in row["results"][eps[0]]]
     unmoved = [row for row in ran if all(row["results"][e]["moved"] == 0 for e in eps)]
     references = [row for row in run["rows"] if row["library"] == "none"]
     missing = [row["library"] for row in run["rows"] if row["outcome"] == "not installed"]
-
-    handed = [["library", "what it is given", "what happens"], ["---"] * 3]
-    for row in tried:
-        if row["naive"] or row in unmoved:
-            handed.append([row["library"], row["way"], row["outcome"]])
-
-    head = ["library", "way", "lines", *(f"eps {e}" for e in eps), "best iterate lost"]
-    reached = [head, ["---"] * 3 + ["--:"] * (len(head) - 3)]
-    for row in references + [row for row in ran if not row["naive"] and row not in unmoved]:
-        scores = [row["results"][e] for e in eps]
-        cells = [f"{r['mean']:,.2f} / {r['median']:,.2f}" for r in scores]
-        lost = f"{scores[-1]['lost']:.2f}" if "lost" in scores[-1] else ""
-        library = "" if row in references else row["library"]
-        reached.append([library, row["way"], str(row.get("lines", "")), *cells, lost])
-
-    titles = ["loss", "ball", "box", "best iterate", "reports"]
-    facts = [["", *titles, "fills the weights' `.grad`"], ["---"] * 7]
-    for library, fact in run["facts"].items():
-        mine = [r for row in ran if row["library"] == library for r in row["results"].values()]
-        touched = "yes" if any(r["weights_grad"] for r in mine) else "no"
-        facts.append([library, *(fact[t] for t in titles), touched if mine else "not measured"])
-
+    moved = [row for row in ran if not row["naive"] and row not in unmoved]
     every = [row["results"][e] for row in ran for e in eps]
-    outside = max(max(r["outside_ball"] / 256, r["outside_box"]) for r in every)
-    theirs = [row["results"][e] for row in ran if row["library"] != "flowrob" for e in eps]
-    dead = [r for r in theirs if r["live_gradients"] == 0]
-    spoke = sum(bool(r["said"]) for r in theirs)
     gradients = sorted({r["gradients"] for r in every} - {0})
-    targeted = [row for row in ran if "targeted" in row["way"]]
     parts = [
         LIBRARIES,
         f"Set-up: {settings['num']} test photos under `{settings['model']}`, {settings['steps']} "
@@ -131,32 +105,21 @@ def section_libraries(run: dict) -> str:
         "images, ball and box for all, steps of 2.5 eps / steps from the clean image unless said "
         "otherwise; the returned points are scored by one function, in float64.",
         "### Handed over as a model",
-        markdown(handed),
+        handed_over([row for row in tried if row["naive"] or row in unmoved]),
         READ_NAIVE.strip(),
         "### With glue",
         "Bits/dim reached, mean / median; higher is a better attack. *Lines* counts the code of "
         "that way, imports and the `Logits` module included. *Best iterate lost*: "
         f"the mean bits/dim between the worst point that the attack saw at eps {eps[-1]} and the "
         "one that it returned.",
-        markdown(reached),
-        "*Shifted*: (log p - c, c - log p) with c above every log p, so that the cross-entropy is "
-        "2 (c - log p), linear. *Targeted*: the second logit as a target, whose cross-entropy "
-        "saturates as soon as log p is below 0, at 8 bits/dim"
-        + "".join(
-            f"; {row['library']} had a gradient in {row['results'][eps[-1]]['live_gradients']} of "
-            f"{row['results'][eps[-1]]['gradients']} steps at eps {eps[-1]}"
-            for row in targeted[:1]
-        )
-        + ".",
+        reached(references, moved, eps),
+        on_logits([row for row in ran if "targeted" in row["way"]][:1], eps[-1]),
         comparison(ran, eps),
         "### What each one enforces, keeps and says",
-        markdown(facts),
-        "The last column is measured, the others are read in the source of the versions below "
-        f"(autoattack: in its repository). No run left the ball or the box by more than "
-        f"{outside:.1g}. Of the {len(theirs)} runs in which another library returned images, "
-        f"{len(dead)} had a zero gradient at every step or made none, and {spoke} of all said "
-        "anything, by warning, log or print.",
-    ]
+        enforced(run["facts"], ran),
+        what_was_said(every, [r for row in ran if row["library"] != "flowrob"
+                              for r in (row["results"][e] for e in eps)]),
+    ]  # fmt: skip
     if missing:
         names = ", ".join(missing)
         parts.append(
@@ -164,6 +127,63 @@ def section_libraries(run: dict) -> str:
             "installs it from its repository. torchattacks has its APGD.)"
         )
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
+
+
+def handed_over(rows: list[dict]) -> str:
+    """What happens to a density that is passed as if it were a classifier."""
+    head = ["library", "what it is given", "what happens"]
+    return markdown([head, *([row["library"], row["way"], row["outcome"]] for row in rows)])
+
+
+def reached(references: list[dict], moved: list[dict], eps: list[str]) -> str:
+    """Bits/dim that each way reaches, those without an attack first."""
+    lines = [["library", "way", "lines", *(f"eps {e}" for e in eps), "best iterate lost"]]
+    for row in references + moved:
+        scores = [row["results"][e] for e in eps]
+        cells = [f"{r['mean']:,.2f} / {r['median']:,.2f}" for r in scores]
+        lost = f"{scores[-1]['lost']:.2f}" if "lost" in scores[-1] else ""
+        library = "" if row in references else row["library"]
+        lines.append([library, row["way"], str(row.get("lines", "")), *cells, lost])
+    return markdown(lines, numbers=len(eps) + 1)
+
+
+def on_logits(targeted: list[dict], last: str) -> str:
+    """How a density is dressed up as two logits, and what that does to its gradient."""
+    live = "".join(
+        f"; {row['library']} had a gradient in {row['results'][last]['live_gradients']} of "
+        f"{row['results'][last]['gradients']} steps at eps {last}"
+        for row in targeted
+    )
+    return (
+        "*Shifted*: (log p - c, c - log p) with c above every log p, so that the cross-entropy is "
+        "2 (c - log p), linear. *Targeted*: the second logit as a target, whose cross-entropy "
+        f"saturates as soon as log p is below 0, at 8 bits/dim{live}."
+    )
+
+
+def enforced(facts: dict, ran: list[dict]) -> str:
+    """What each library promises, and whether it touches the weights' gradients."""
+    titles = ["loss", "ball", "box", "best iterate", "reports"]
+    lines = [["", *titles, "fills the weights' `.grad`"]]
+    for library, fact in facts.items():
+        mine = [r for row in ran if row["library"] == library for r in row["results"].values()]
+        touched = "yes" if any(r["weights_grad"] for r in mine) else "no"
+        lines.append([library, *(fact[t] for t in titles), touched if mine else "not measured"])
+    return markdown(lines)
+
+
+def what_was_said(every: list[dict], theirs: list[dict]) -> str:
+    """Balls and boxes kept, gradients that were zero, and who mentioned it."""
+    outside = max(max(r["outside_ball"] / 256, r["outside_box"]) for r in every)
+    dead = [r for r in theirs if r["live_gradients"] == 0]
+    spoke = sum(bool(r["said"]) for r in theirs)
+    return (
+        "The last column is measured, the others are read in the source of the versions below "
+        f"(autoattack: in its repository). No run left the ball or the box by more than "
+        f"{outside:.1g}. Of the {len(theirs)} runs in which another library returned images, "
+        f"{len(dead)} had a zero gradient at every step or made none, and {spoke} of all said "
+        "anything, by warning, log or print."
+    )
 
 
 def comparison(ran: list[dict], eps: list[str]) -> str:
@@ -221,7 +241,7 @@ def section_fast_attacks(run: dict) -> str:
     cost = run["milliseconds"]
     titles = ["clean mean", "eps 4 mean", "eps 4 median", "eps 8 mean", "eps 8 median"]
     columns = [("0", "mean"), ("4", "mean"), ("4", "median"), ("8", "mean"), ("8", "median")]
-    rows = [["attack in training", "CPU ms per step", "price", *titles], ["---"] + ["--:"] * 7]
+    rows = [["attack in training", "CPU ms per step", "price", *titles]]
     for name, runs in of.items():
         cells = [", ".join(f"{one[eps][key]:,.2f}" for one in runs) or "-" for eps, key in columns]
         price = f"{cost[name] / cost[reference]:.2f}x"
@@ -238,7 +258,7 @@ def section_fast_attacks(run: dict) -> str:
         f"are then attacked by the same {settings['attack_steps']} steps on "
         f"{settings['test_images']} test crops. Bits/dim, lower is better"
         + (f"; one number per seed, {seeds} seeds." if seeds > 1 else "; one seed."),
-        markdown(rows),
+        markdown(rows, numbers=7),
         "CPU time is that which the process spends in its own code on one thread, the least of "
         f"{settings['rounds']} runs of {settings['timed_steps']} steps that take turns; *price* is "
         f"that against *{reference}*.",
@@ -265,7 +285,7 @@ how likely are they under attack, and what does a step cost?
 def section_optimizers(run: dict) -> str:
     settings = run["settings"]
     titles = ["clean mean", "clean median", "eps 8 mean", "eps 8 median", "CPU ms per step"]
-    rows = [["optimizer", "peak rate", *titles], ["---"] + ["--:"] * 6]
+    rows = [["optimizer", "peak rate", *titles]]
     for one in run["runs"]:
         cells = ["diverged"] * 4 + ["-"]
         if "0" in one:
@@ -285,7 +305,7 @@ def section_optimizers(run: dict) -> str:
         f"{settings['num_steps']} steps of {settings['batch']} images out of "
         f"{settings['images']:,}; {settings['test_images']} test crops, attacked by 50 steps; one "
         "seed.",
-        markdown(rows),
+        markdown(rows, numbers=6),
         f"By the clean mean, each at its best rate: {found}.",
     ]
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
@@ -304,7 +324,7 @@ def section_long_attacks(run: dict) -> str:
     of = {(r["set"], r["loss"], r["num_steps"]): r for r in run["rows"]}
     titles = [f"mean after {n:,}" for n in steps]
     titles += [f"median after {long:,}", f"greatest after {long:,}"]
-    rows, grown = [["model", *titles], ["---"] + ["--:"] * len(titles)], {}
+    rows, grown = [["model", *titles]], {}
     for data, loss in dict.fromkeys((r["set"], r["loss"]) for r in run["rows"]):
         last = of[data, loss, long]
         cells = [of[data, loss, n]["mean"] for n in steps] + [last["median"], last["greatest"]]
@@ -319,7 +339,7 @@ def section_long_attacks(run: dict) -> str:
         f"Bits/dim at eps {settings['eps']}, lower is better, on the first {settings['limit']} "
         f"images of those reported on ({images}). All budgets start at the same point with the "
         "same noise; one other draw of noise scores them.",
-        markdown(rows),
+        markdown(rows, numbers=len(titles)),
         f"From {short:,} to {long:,} steps the means grow: {growth} bits/dim. Short attacks do not "
         "find what the longer ones find against a hybrid model: its rows in "
         "[tables.md](tables.md), under short ones, are lower bounds.",
@@ -327,9 +347,12 @@ def section_long_attacks(run: dict) -> str:
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
 
 
-def markdown(rows: list[list[str]]) -> str:
-    escaped = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
-    return "\n".join("| " + " | ".join(row) + " |" for row in escaped)
+def markdown(rows: list[list[str]], numbers: int = 0) -> str:
+    """A pipe table, whatever its cells hold; its last ``numbers`` columns stand on the right."""
+    head, *lines = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
+    first, _, *rest = pipe_table(head, lines).splitlines()
+    rule = "|" + " --- |" * (len(head) - numbers) + " --: |" * numbers
+    return "\n".join([first, rule, *rest])
 
 
 SECTIONS: dict[str, tuple[str, Callable[[dict], str], str]] = {

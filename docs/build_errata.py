@@ -20,14 +20,17 @@ import torch
 from scipy import integrate, optimize
 
 from flowrob import paper
-from flowrob.gaussian import GaussianFlow, best_case, universal, worst_case
-from flowrob.tradeoff import (
+from flowrob.linear import (
+    GaussianFlow,
+    best_case,
     failure_probability,
     rounds_for,
     spherical_growth,
+    universal,
     universal_drop,
     universal_training,
     variance_growth,
+    worst_case,
 )
 
 

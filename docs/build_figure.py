@@ -22,22 +22,20 @@ def main() -> None:
     images = data.load("photos", split="test", limit=48)
     generator = torch.Generator().manual_seed(0)
     table = robustness_table(flow.log_prob, images, EPS, generator=generator)
-    rows = ["clean"] + ["attacked"] * 4
-    values = [table.values["model", e, row] for e, row in zip(EPS, rows, strict=True)]
-    noise = [values[0]] + [table.values["model", e, "noise"] for e in EPS[1:]]
+    attacked, noise = table.by_eps(), table.by_eps(row="noise")
     figure, (left, right) = plt.subplots(
         1, 2, figsize=(11, 4.0), width_ratios=(1.2, 1), constrained_layout=True
     )
     chosen = torch.tensor([20, 21, 34, 26])  # roof, star, ribbons, engine
-    pictures = [table.images["model", e, row][chosen] for e, row in zip(EPS, rows, strict=True)]
+    pictures = [table.images["model", e, "attacked" if e else "clean"][chosen] for e in EPS]
     sheet = torch.stack(pictures, 1).flatten(0, 1) / 255
     plots.image_grid(
         left, sheet, columns=5, title="attacked: eps = 0, 1, 2, 4, 8 of 256 grey levels"
     )
     lines = [
-        ("attacked, mean", torch.stack([v.mean() for v in values]), plots.ATTACK, "o-"),
-        ("attacked, median", torch.stack([v.median() for v in values]), plots.ATTACK, "o--"),
-        ("uniform noise, mean", torch.stack([v.mean() for v in noise]), plots.NOISE, "s-"),
+        ("attacked, mean", attacked.mean(1), plots.ATTACK, "o-"),
+        ("attacked, median", attacked.median(1).values, plots.ATTACK, "o--"),
+        ("uniform noise, mean", noise.mean(1), plots.NOISE, "s-"),
     ]
     plots.nll_against_eps(right, EPS, lines, [gibbs_floor(e) for e in EPS])
     right.set_title("Glow on photographs it never saw")

@@ -20,7 +20,7 @@ from build_benchmarks import markdown, provenance  # noqa: E402  beside this fil
 HEAD = """# Training at the paper's size: what it costs
 
 The paper's Glow on CIFAR-10 has L = 3 levels of K = 32 steps and conditioners of width 512
-(`flows.preset("glow-cifar10")`). Where there is no GPU it is not trained, but its price can be
+(`flows.published("glow-cifar10")`). Where there is no GPU it is not trained, but its price can be
 counted and measured. **Counted**: FLOPs (torch's counter, forward and backward; a multiplication
 and an addition are two), memory, parameters. **Measured**: CPU seconds on one core. **Assumed, not
 measured**: the length of a run, and everything about GPUs: no GPU was measured for this page.
@@ -57,7 +57,6 @@ def short_answer(run: dict) -> str:
     steps, epochs = per_epoch(run), run["assumed"]["epochs"]
     rows = [
         ["run", "TFLOP per step", "1000 steps", "one epoch", f"{epochs} epochs", "in FLOP"],
-        ["---"] + ["--:"] * 5,
     ]
     for name in flops:
         times = [hours(n * spent[name]) for n in (1000, steps, epochs * steps)]
@@ -71,7 +70,7 @@ def short_answer(run: dict) -> str:
         f"{calls['forwards']} more evaluation, counted. Times are for **one CPU core**, from the "
         f"seconds of the three jobs measured at the paper's size ({paper}, below); "
         f"an epoch is {steps} steps ({run['assumed']['images']:,} images), and {epochs} epochs are "
-        f"an assumption.\n\n{markdown(rows)}\n\n"
+        f"an assumption.\n\n{markdown(rows, numbers=5)}\n\n"
         f"On this core the {epochs} epochs would take {days['clean']:,.0f} days clean, "
         f"{days['hybrid']:,.0f} hybrid and {days['adversarial']:,.0f} adversarial: the laptop's "
         f"tables use smaller models for a reason. An adversarial step costs "
@@ -85,7 +84,7 @@ def on_gpus(run: dict) -> str:
     assumed, flops = run["assumed"], run["runs"]["flops"]
     low, high = assumed["utilisation"]
     steps = assumed["epochs"] * per_epoch(run)
-    rows = [["GPU", "arithmetic", "peak", *flops], ["---"] * 2 + ["--:"] * (1 + len(flops))]
+    rows = [["GPU", "arithmetic", "peak", *flops]]
     for gpu, peaks in assumed["gpus"].items():
         for kind in ("fp32", "TF32", "bf16"):
             spans = [
@@ -104,7 +103,7 @@ def on_gpus(run: dict) -> str:
         "those of NVIDIA's data sheets, without sparsity. **The utilisation is an assumption: "
         f"{100 * low:.0f}% to {100 * high:.0f}% of the peak, not measured.** Whether Glow trains "
         "as well in TF32 or bf16 was not tried either.\n\n"
-        f"{markdown(rows)}\n\n"
+        f"{markdown(rows, numbers=1 + len(flops))}\n\n"
         "A check of the upper end: to write and to read once what a training step keeps for its "
         f"backward pass, in float32, takes an {gpu} at least {moved:.1f} ms (data-sheet "
         f"bandwidth), while its multiplications take {multiplied['TF32']:.1f} ms at the TF32 peak "
@@ -115,7 +114,6 @@ def on_gpus(run: dict) -> str:
 def sizes(run: dict) -> str:
     rows = [
         ["size", "parameters", "GFLOP per image", "kept per image", *run["models"]["line"]],
-        ["---"] + ["--:"] * 6,
     ]
     for name, of in run["sizes"].items():
         work, kept = of["flops"]["training"][0] / 1e9, size(of["kept_bytes"]["training"][0])
@@ -130,7 +128,7 @@ def sizes(run: dict) -> str:
         f"one thread, for {settings['batch']} images, the least of "
         f"{settings['rounds']} rounds ({settings['paper_rounds']} at the paper's size): *forward* "
         "is `log_prob` alone, *attack* its gradient in x, *training* all gradients, clipping, "
-        f"Adam and the moving average.\n\n{markdown(rows)}\n\n"
+        f"Adam and the moving average.\n\n{markdown(rows, numbers=6)}\n\n"
         "Neither these figures nor the hours above hold the system's own seconds, for handing out "
         f"memory. At the paper's size they were {extra} per job, and depend on what else the "
         "machine does."
@@ -145,7 +143,6 @@ def fits(run: dict) -> str:
     paper = run["settings"]["paper"]
     rows = [
         ["model", "job", "constants", "residuals", "left out", f"{paper}: predicted", "error"],
-        ["---"] * 3 + ["--:"] * 4,
     ]
     errors: dict[str, list[float]] = {}
     for model, of in run["models"].items():
@@ -179,7 +176,7 @@ def fits(run: dict) -> str:
         f"And the paper's size, with {min(ratios):.0f} to {max(ratios):.0f} times the FLOPs of "
         "those that were fitted, was predicted and then measured. Errors are "
         "predicted / measured - 1."
-        f"\n\n{markdown(rows)}\n\n"
+        f"\n\n{markdown(rows, numbers=4)}\n\n"
         f"{'; '.join(said)}. FLOPs alone leave out what is no multiplication: bytes moved by the "
         "couplings' scales, the ReLUs and the squeezes. The hours above use the measured seconds, "
         "not these predictions."
@@ -192,7 +189,6 @@ def memory(run: dict) -> str:
     each = parts["weights"] / paper["parameters"]
     rows = [
         ["what", "bytes"],
-        ["---", "--:"],
         [f"{paper['parameters']:,} weights, gradients, Adam, average", size(parts["weights"])],
         [f"kept for the backward pass, training, {batch} images", size(parts["training"])],
         [f"kept for the backward pass, attack, {batch} images", size(parts["attack"])],
@@ -204,7 +200,7 @@ def memory(run: dict) -> str:
         f"All in float32: {each:.0f} bytes per parameter (weight, gradient, Adam's two moments, "
         "moving average), and what autograd keeps. The attack needs no gradients of weights, but "
         f"keeps {100 * parts['attack'] / parts['training']:.0f}% as much: the ReLUs need their "
-        f"results to go back, too.\n\n{markdown(rows)}"
+        f"results to go back, too.\n\n{markdown(rows, numbers=1)}"
     )
 
 

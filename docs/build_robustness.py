@@ -12,6 +12,8 @@ import json
 from pathlib import Path
 
 from flowrob import paper
+from flowrob.evaluation import pipe_table
+from flowrob.evaluation.table import number
 
 ROOT = Path(__file__).parents[1]
 
@@ -30,12 +32,8 @@ This file is written by `python docs/build_robustness.py` from `results/attack-*
 COLUMNS = ("eps", "row", "mean", "95% of the mean", "median", "quartiles", "not finite", "floor")
 
 
-def number(value: float) -> str:
-    return f"{value:.2f}" if value < 1000 else f"{value:,.0f}"
-
-
 def table(run: dict) -> str:
-    lines = [COLUMNS, ["---"] * len(COLUMNS)]
+    lines = []
     for row in run["rows"]:
         lines.append(
             (
@@ -49,7 +47,7 @@ def table(run: dict) -> str:
                 number(row["floor"]) if row["eps"] else "",
             )
         )
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return pipe_table(COLUMNS, lines)
 
 
 def section(run: dict) -> str:
@@ -65,15 +63,14 @@ def section(run: dict) -> str:
 def beside_the_paper(runs: list[dict]) -> str:
     """The attacked means in one row per model, with the clean row of the paper's Table 1."""
     row = paper.table_1("clean")
-    lines = [["mean NLL (bits/dim) at eps", *map(str, row.eps)], ["---"] * 6]
-    lines.append([f"paper, {row.source}: {row.model} on {row.data}", *map(number, row.nll)])
+    head = ["mean NLL (bits/dim) at eps", *map(str, row.eps)]
+    lines = [[f"paper, {row.source}: {row.model} on {row.data}", *map(number, row.nll)]]
     for run in runs:
         kinds = {(r["eps"], r["row"]): r["mean"] for r in run["rows"]}
         means = [kinds[e, "attacked" if e else "clean"] for e in row.eps]
         lines.append([f"{run['model']}, {run['data']}", *map(number, means)])
-    body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     text = "Other images, other sizes of model, so only the shape can be compared:"
-    return f"## Beside the paper's clean row\n\n{text}\n\n{body}\n"
+    return f"## Beside the paper's clean row\n\n{text}\n\n{pipe_table(head, lines)}\n"
 
 
 def render(results: Path = ROOT / "results") -> str:

@@ -13,9 +13,11 @@ import json
 import textwrap
 from pathlib import Path
 
+from flowrob.cli.paper_tables import layout
+from flowrob.cli.recipes import RECIPES
+from flowrob.evaluation import pipe_table
+from flowrob.evaluation.table import number
 from flowrob.paper import TABLE_1, table_1
-from flowrob.presets import ROBUST
-from flowrob.reproduce import layout, number
 
 ROOT = Path(__file__).parents[1]
 ORDER = ("table-1", "table-2", "table-photos", "table-3")
@@ -49,13 +51,12 @@ This file is written by `python docs/build_tables.py` from `results/table-*.json
 
 
 def hardened() -> str:
-    """How our hybrid models were trained, from their preset."""
-    robust = ROBUST["hybrid"]
+    """How our hybrid models were trained, from their recipe."""
+    loss = RECIPES["glow-cifar10-hybrid"].loss
     return (
-        f"Of the images of a hybrid model's batch, {robust['adversarial_share']:.0%} are attacked, "
-        f"each for {robust['attack_visits']} visits of {robust['attack_steps']} steps "
-        "(`attack_visits` of `training.fit`); the paper's 1:1 and ten steps anew are the defaults "
-        "of `fit`."
+        f"Of the images of a hybrid model's batch, {loss.share:.0%} are attacked, each for "
+        f"{loss.memory.visits} visits of {loss.attack_steps} steps (`training.Pool`); the paper's "
+        "1:1 and ten steps anew are the defaults of `fit`."
     )
 
 
@@ -133,14 +134,13 @@ def floored(run: dict, longer: dict) -> str:
     rows = [r for r in run["rows"] if r["row"] in ("clean", "strongest")]
     eps = sorted({r["eps"] for r in rows})
     cells = {(r["model"], r["eps"]): r["mixed"] for r in rows}
-    lines = [["with a uniform floor, strongest", *(f"eps {e}" for e in eps)]]
-    lines.append(["---"] * len(lines[0]))
+    head, lines = ["with a uniform floor, strongest", *(f"eps {e}" for e in eps)], []
     for model in dict.fromkeys(r["model"] for r in rows):
         lines.append([marked(model), *(number(cells[model, e]) for e in eps)])
-    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     return (
-        f"{table}\n\n{note(longer, run['table'])} These are without the floor; with it, no attack "
-        f"of any length exceeds the certified ceiling, {rows[0]['ceiling']:.4f} bits/dim."
+        f"{pipe_table(head, lines)}\n\n{note(longer, run['table'])} These are without the floor; "
+        "with it, no attack of any length exceeds the certified ceiling, "
+        f"{rows[0]['ceiling']:.4f} bits/dim."
     )
 
 
@@ -219,7 +219,7 @@ def short_table(results: Path = ROOT / "results") -> str:
     longer = long_attacks(results)
     quick, found = means(run, "pgd-20"), means(run)
     eps = sorted({e for _, e in found})
-    lines = [["mean bits/dim at eps", *map(str, eps)], ["---"] * (len(eps) + 1)]
+    lines = []
     for row in TABLE_1:
         lines.append([f"paper: {row.training}", *map(number, row.nll)])
     for row in TABLE_1:
@@ -227,7 +227,7 @@ def short_table(results: Path = ROOT / "results") -> str:
         lines.append([f"ours, 20 steps: {LABELS[row.training]}", *cells])
     for model, label in LABELS.items():
         lines.append([f"ours, strongest: {label}", *(number(found[model, e]) for e in eps)])
-    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    table = pipe_table(["mean bits/dim at eps", *map(str, eps)], lines)
     behind = [str(e) for e in eps if found["mixture", e] < found["hybrid", e]]
     after = (
         "So hybrid training, as it stands, still hides from short attacks. *Strongest* is the "

@@ -1,34 +1,27 @@
 """flowrob: the adversarial robustness of likelihoods, from the linear flow to Glow.
 
 The package follows the table of contents of "Adversarial Robustness of Flow-Based Generative
-Models" (Pope, Balaji, Feizi, AISTATS 2020); the section is in brackets.
+Models" (Pope, Balaji, Feizi, AISTATS 2020); on the right the section. A chapter's face hands on its
+public names, ``from flowrob.linear import GaussianFlow``; inside, a file is a subject.
 
-==============  ==================================================================================
-``gaussian``    the linear flow: density, exact worst-case, best-case, universal perturbation
-                (3, 3.1, 3.3); ``linf``: the same question for the l_inf ball
-``tradeoff``    adversarial training of the linear flow: growth, Theorem 3.2, frontier (3.2);
-                ``sphere``: its closed forms where the truth is spherical
-``bijections``  ActNorm, InvertibleConv1x1, AffineCoupling, ...: x <-> z with log-det (2.1);
-                ``networks``: the conditioners inside the couplings
-``flows``       ``Flow``, ``glow()``, ``realnvp()``: the models as visible lists of bijections
-                (2.1, 5)
-``attacks``     lower and raise a likelihood, universal and linear attacks (2.2, 4); made of
-                ``ascent`` (projected gradient ascent), ``balls`` (l_inf, l_2), ``objectives``,
-                ``blackbox`` (Square, without gradients), ``pixels`` (attacks on 8-bit images)
-``training``    ``fit()``: one loop for clean, adversarial and hybrid training (4); ``adversary``
-                attacks its batches, ``checkpoints`` keeps its state, ``distributed`` spreads it,
-                ``muon`` is an optimizer
-``evaluation``  bits/dim, tables of robustness and detection, anatomy of an attack (5); its rows
-                are shown by ``tables``; ``ensemble``: the strongest attack, worst of many
-``presets``     what the command line knows by name: ``python -m flowrob train``, ``attack``,
-                ``table``, ``models``; ``reproduce`` makes a table from nothing, ``runs`` the
-                records
-``data``        images in, dequantised tensors out
-``zoo``         weights that ship with the package, each with its recipe
-``paper``       the numbers the paper prints, with their source
-``plots``       takes arrays and an ``ax``, returns the ``ax``
-``widgets``     sliders for the notebooks, drawn with ``plots``
-==============  ==================================================================================
+::
+
+    linear/      gaussian (density; worst, best, universal perturbations)   linf (the l_inf ball)
+                 adversarial_training   frontier (Pareto)   sphere (closed forms)           3
+    flows/       models (Flow, glow, realnvp)   bijections   couplings   conditioners
+                 round_trip (is it invertible?)   foreign (weights of other libraries)      2.1
+    attacks/     likelihood (the named attacks)   images (8-bit)   gradient (pgd)   auto_pgd
+                 random_search (Square)   balls   objectives   starts   outcome             2.2, 4
+    training/    loop (fit)   losses (clean, adversarial, hybrid: whom a step attacks)
+                 visits (how long an attack lasts)   batches   update   muon
+                 validation   guard   checkpoints                                           4
+    evaluation/  bits   robustness   detection   defences (mixture, other bases)
+                 layers (anatomy)   table                                                   5
+    cli/         commands   recipes   runs   paper_tables              flowrob, python -m flowrob
+    units        grey levels and x, nats and bits/dim       data     images in
+    zoo          weights that ship, with their recipes      paper    the numbers that it prints
+    plots        arrays and an ax in, the ax out            widgets  sliders over plots
+    records      what long runs leave in JSON               distributed  several processes as one
 
 Units: images are uint8, ``x = (u8 + u) / 256`` lies in [0, 1); the paper's epsilon counts grey
 levels, so ``radius = eps / 256``. Densities are per unit of x, in nats.
@@ -38,37 +31,26 @@ from __future__ import annotations
 
 import importlib
 import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 __version__ = "0.1.0"
 
 _MODULES = (
-    "adversary",
-    "ascent",
     "attacks",
-    "balls",
-    "bijections",
-    "blackbox",
-    "checkpoints",
+    "cli",
     "data",
     "distributed",
-    "ensemble",
     "evaluation",
     "flows",
-    "gaussian",
-    "linf",
-    "muon",
-    "networks",
-    "objectives",
+    "linear",
     "paper",
-    "pixels",
     "plots",
-    "presets",
-    "reproduce",
-    "runs",
-    "sphere",
-    "tables",
-    "tradeoff",
+    "records",
     "training",
+    "units",
     "widgets",
     "zoo",
 )
@@ -76,7 +58,7 @@ _MODULES = (
 __all__ = [*_MODULES, "device"]
 
 
-def device():
+def device() -> torch.device:
     """The device to work on: CUDA where there is one, else the CPU.
 
     The environment variable ``FLOWROB_DEVICE`` (``cpu``, ``cuda``, ``cuda:1``, ...) overrides the
@@ -103,7 +85,7 @@ def device():
 
 
 def __getattr__(name: str):
-    """Import submodules on first use, so that ``import flowrob`` alone is enough and cheap."""
+    """Import a chapter or a shelf on first use: ``import flowrob`` is enough, and cheap."""
     if name in _MODULES:
         return importlib.import_module(f"flowrob.{name}")
     raise AttributeError(f"module 'flowrob' has no attribute {name!r}")

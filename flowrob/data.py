@@ -1,11 +1,7 @@
-r"""Images in, dequantised tensors out (Section 5 of the paper).
+r"""Images in: sets of photographs as uint8 tensors (section 5 of the paper).
 
-An image is a uint8 tensor of shape (C, H, W); `load` returns N of them. A density needs real
-numbers, so noise is added once, here and nowhere else:
-
-    x = (u8 + u) / 256,   u ~ Uniform[0, 1),   so that x lies in [0, 1) and floor(256 x) = u8.
-
-One grey level is 1/256 in units of x.
+An image is a uint8 tensor of shape (C, H, W); :func:`load` returns N of them.
+:mod:`flowrob.units` turns them into the real numbers that a density needs.
 
 The default set, "photos", needs no network. It is cut out of eight photographs that the
 scikit-image, scikit-learn and matplotlib wheels carry, at 1/2, 1/3 and 1/4 scale:
@@ -105,16 +101,16 @@ def load(
     An image that is not size x size is cut to its centre square (of side 148 for CelebA, as usual)
     and shrunk by area averaging. It is never enlarged: interpolated pixels are easy to predict.
 
-    Source: Section 5 of the paper.
+    Source: section 5 of the paper.
 
     Args:
         name: "photos" (offline, see the module), "cifar10", "celeba", "lsun_bedroom"; or the path
             of a folder of images (of any depth, sorted by path) or of an .npz file with a uint8
-            array `images`, (N, H, W, C), (N, C, H, W) or (N, H, W). A string equal to a name
-            means that set; for a folder so called pass a `pathlib.Path`.
+            array ``images``, (N, H, W, C), (N, C, H, W) or (N, H, W). A string equal to a name
+            means that set; for a folder so called pass a ``pathlib.Path``.
         split: "train" (the default) or "test"; for "celeba" also "valid"; for "lsun_bedroom",
             whose own test images have no category, "test" is its 300 validation images. A path
-            has no splits: choose with `indices`.
+            has no splits: choose with ``indices``.
         size: side in pixels; 4 to 32 for "photos".
         channels: 3 for RGB (grayscale is repeated), 1 for grayscale (ITU-R 601 luma).
         indices: which images: a slice or positions. Positions beyond the end raise, so that
@@ -130,9 +126,10 @@ def load(
     Raises:
         ValueError: unknown name, split, size, channels; a file without readable images.
         TypeError: an array that is not uint8.
-        IndexError: `indices` outside the set.
-        FileNotFoundError, ModuleNotFoundError, ConnectionError: the set is not in `root`; lmdb or
-            gdown is needed and missing; the download failed.
+        IndexError: ``indices`` outside the set.
+        FileNotFoundError: the set is not in ``root``.
+        ModuleNotFoundError: lmdb or gdown is needed and missing.
+        ConnectionError: the download failed.
 
     >>> load("photos", split="test", limit=64).shape
     torch.Size([64, 3, 32, 32])
@@ -165,88 +162,22 @@ def load(
 
 
 def photo_crops(split: str = "train", size: int = 32) -> list[Crop]:
-    """Where each image of `load("photos", split=split, size=size)` was cut, in the same order.
+    """Where each image of ``load("photos", split=split, size=size)`` was cut, in that order.
 
     A pixel of image i is the mean of a scale x scale block of its rectangle, rows top to
     top + height - 1 and columns left to left + width - 1, height = width = scale * size.
+
+    Args:
+        split: "train" or "test".
+        size: side in pixels, 4 to 32.
+
+    Returns:
+        A :class:`Crop` per image.
+
+    Raises:
+        ValueError: no such split, or another size.
     """
     return list(_photos(_check_split("photos", split), size, 3)[0])
-
-
-def dequantize(
-    images: torch.Tensor, generator: torch.Generator, *, dtype: torch.dtype = torch.float32
-) -> torch.Tensor:
-    """x = (u8 + u) / 256 with u uniform on {0, 1, ..., 65535} / 65536.
-
-    This grid makes x exact in float32: x < 1 and floor(256 x) = u8 for every grey level, and
-    float64 holds the same numbers. (Plain float32 noise rounds 255 + u up to 256 once in 2^17
-    draws.) It shifts the mean by 2^-17 of a grey level.
-
-    Source: Section 5; Theis, van den Oord and Bethge, "A note on the evaluation of generative
-    models", 2016, Section 3.1.
-
-    Args:
-        images: uint8, any shape, any device.
-        generator: the only source of randomness. Noise is drawn on its device and then moved, so
-            that a CPU generator gives the same x everywhere.
-        dtype: torch.float32 or torch.float64.
-
-    Returns:
-        x in [0, 1), with the shape and device of `images`.
-
-    Raises:
-        TypeError: not uint8, not a torch.Generator, or a dtype too coarse for the noise.
-
-    >>> black = torch.zeros(1, 1, 2, 2, dtype=torch.uint8)
-    >>> quantize(dequantize(black, torch.Generator().manual_seed(0))).equal(black)
-    True
-    """
-    _check_images(images, dtype)
-    if not isinstance(generator, torch.Generator):
-        raise TypeError(
-            f"generator={generator!r}: pass torch.Generator().manual_seed(0), or call midpoint() "
-            "for x without noise"
-        )
-    noise = torch.rand(images.shape, generator=generator, device=generator.device)
-    noise = noise.mul_(2**16).floor_().div_(2**16).to(images.device, dtype)
-    return noise.add_(images).div_(256)
-
-
-def midpoint(images: torch.Tensor, *, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """x = (u8 + 1/2) / 256: `dequantize` with u = 1/2. Args and errors as there.
-
-    >>> midpoint(torch.tensor([0, 255], dtype=torch.uint8)) * 256
-    tensor([  0.5000, 255.5000])
-    """
-    _check_images(images, dtype)
-    return images.to(dtype).add_(0.5).div_(256)
-
-
-def quantize(x: torch.Tensor) -> torch.Tensor:
-    """u8 = min(floor(256 x), 255): undoes `dequantize` and `midpoint`.
-
-    Args:
-        x: floating point in [0, 1]; the end 1, which attacks reach, is grey level 255.
-
-    Returns:
-        uint8, with the shape and device of `x`.
-
-    Raises:
-        TypeError: x is not floating point.
-        ValueError: values outside [0, 1], or NaN.
-
-    >>> quantize(torch.tensor([0.0, 0.5, 1.0]))
-    tensor([  0, 128, 255], dtype=torch.uint8)
-    """
-    if not torch.is_tensor(x) or not x.is_floating_point():
-        raise TypeError(f"x: expected a floating-point tensor, got {_kind(x)}")
-    outside = ~((x >= 0) & (x <= 1))  # True for NaN
-    if outside.any():
-        raise ValueError(
-            f"x: {int(outside.sum())} of {x.numel()} values lie outside [0, 1], the first is "
-            f"{x[outside][0].item()}; clamp x first"
-        )
-    return (x * 256).floor().clamp(max=255).to(torch.uint8)
 
 
 @lru_cache
@@ -306,7 +237,7 @@ def _path(name: str | os.PathLike) -> _Source:
 
 
 def _npz(path: Path) -> np.ndarray:
-    """The array `images` as (N, H, W, 3) or (N, H, W)."""
+    """The array ``images`` as (N, H, W, 3) or (N, H, W)."""
     try:
         with path.open("rb") as file, np.load(file) as arrays:
             if "images" not in arrays:
@@ -328,7 +259,14 @@ def _npz(path: Path) -> np.ndarray:
     return np.ascontiguousarray(images)
 
 
+def _need(module: str, what: str) -> None:
+    """Raise before a missing reader would, with what to install."""
+    if find_spec(module) is None:
+        raise ModuleNotFoundError(f'{what} needs {module}: pip install "flowrob[datasets]"')
+
+
 def _cifar10(split: str, root: Path, download: bool) -> _Source:
+    _need("torchvision", "reading 'cifar10'")
     from torchvision.datasets import CIFAR10
 
     images = _torchvision("cifar10", CIFAR10, root, download, train=split == "train").data
@@ -336,6 +274,7 @@ def _cifar10(split: str, root: Path, download: bool) -> _Source:
 
 
 def _celeba(split: str, root: Path, download: bool) -> _Source:
+    _need("torchvision", "reading 'celeba'")
     from torchvision.datasets import CelebA
 
     files = _torchvision("celeba", CelebA, root, download, split=split).filename
@@ -354,8 +293,8 @@ def _torchvision(name: str, make: Callable, root: Path, download: bool, **option
                 f"{name!r} is missing or damaged in {folder}: pass download=True to fetch it, or "
                 f"root= the folder that holds {folder.name!r}"
             ) from error
-    if name == "celeba" and find_spec("gdown") is None:
-        raise ModuleNotFoundError("downloading 'celeba' needs gdown: pip install gdown")
+    if name == "celeba":
+        _need("gdown", "downloading 'celeba'")
     try:
         return make(root, download=True, **options)
     except Exception as error:  # urllib's, requests' and gdown's share no base class
@@ -377,8 +316,7 @@ def _lsun_bedroom(split: str, root: Path, download: bool) -> _Source:
             f"'lsun_bedroom' is not in {folder}, and download={download} cannot fetch it: unzip "
             f"http://dl.yf.io/lsun/scenes/{folder.name}.zip in {root}"
         )
-    if find_spec("lmdb") is None:
-        raise ModuleNotFoundError("reading 'lsun_bedroom' needs lmdb: pip install lmdb")
+    _need("lmdb", "reading 'lsun_bedroom'")
     import lmdb
 
     database = lmdb.open(str(folder), readonly=True, lock=False, readahead=False)
@@ -445,14 +383,3 @@ def _check_split(name: str, split: str) -> str:
     if split not in SPLITS[name]:
         raise ValueError(f"split={split!r}: {name!r} has {' and '.join(SPLITS[name])}")
     return split
-
-
-def _check_images(images: torch.Tensor, dtype: torch.dtype) -> None:
-    if not torch.is_tensor(images) or images.dtype != torch.uint8:
-        raise TypeError(f"images: expected a uint8 tensor of grey levels, got {_kind(images)}")
-    if dtype not in (torch.float32, torch.float64):
-        raise TypeError(f"dtype={dtype}: must be torch.float32 or torch.float64 to hold the noise")
-
-
-def _kind(value: object) -> str:
-    return f"{type(value).__name__} {getattr(value, 'dtype', '')}".strip()

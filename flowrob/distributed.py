@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import atexit
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from flowrob.balls import column
-from flowrob.objectives import Composite
+from flowrob.attacks.balls import column
+from flowrob.attacks.objectives import Composite, Objective
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,10 @@ class Group:
         dist.all_reduce(count)
         return bool(count)
 
+    def wait(self, device: torch.device) -> None:
+        """Go on once all processes are here, so that a file of the first one's is there."""
+        self.any(False, device)
+
 
 def join() -> Group:
     """The group of the processes that torchrun started; alone, a group of one.
@@ -89,14 +95,25 @@ class Sharded(Composite):
     in the weights.
 
     Args:
-        parts: (log_prob,), which maps (batch, ...) to (batch,).
+        log_prob: maps (batch, ...) to (batch,).
         group: from :func:`join`.
     """
 
-    group: Group = Group()
+    log_prob: Objective
+    group: Group
+
+    def over(self, change: Callable[[Any], Any]) -> Sharded:
+        """change(log_prob), its rows shared out."""
+        return Sharded(change(self.log_prob), self.group)
 
     def __call__(self, x: Tensor) -> Tensor:
-        return _Shard.apply(x, self.parts[0], self.group)
+        """log p(x) of all rows, shape (batch,), each computed by the process it belongs to."""
+        return _Shard.apply(x, self.log_prob, self.group)
+
+
+def sharded(log_prob: Objective, group: Group) -> Objective:
+    """The log_prob, its rows shared out if there are several processes."""
+    return log_prob if group.size == 1 else Sharded(log_prob, group)
 
 
 class _Shard(torch.autograd.Function):

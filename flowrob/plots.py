@@ -71,7 +71,7 @@ def image_grid(ax: Axes, images, columns: int = 8, title: str = "", pad: int = 1
     return image(ax, sheet, title)
 
 
-# The Gaussian: a density in the plane, its attacks, and the curves behind them (Section 3.1) ---
+# The Gaussian: a density in the plane, its attacks, and the curves behind them (section 3.1) ---
 
 
 def level_sets(ax: Axes, mean, covariance, radii=(1, 2, 3)) -> Axes:
@@ -185,7 +185,7 @@ def gaps(ax: Axes, groups: dict, floor: float = 1e-15) -> Axes:
     return legend_above(ax)
 
 
-# One perturbation for all points (Section 3.3) ---
+# One perturbation for all points (section 3.3) ---
 
 
 def cloud(ax: Axes, points, color) -> Axes:
@@ -218,7 +218,7 @@ def water(ax: Axes, before, after) -> Axes:
     return legend_above(ax)
 
 
-# Deep flows: images under attack, and the curves behind the tables (Sections 4 and 5) ---
+# Deep flows: images under attack, and the curves behind the tables (sections 4 and 5) ---
 
 
 def before_after(ax: Axes, groups: dict, colors=(DATA, NOISE, ATTACK), log: bool = False) -> Axes:
@@ -296,7 +296,7 @@ def overlaid(ax: Axes, groups, *, xlabel: str, bins=40) -> Axes:
     return legend_above(ax)
 
 
-# The exchange: likelihood paid for robustness (Section 3.2) ---
+# The exchange: likelihood paid for robustness (section 3.2) ---
 
 PROCEDURE = {"a": "#6b46c1", "b": "#0987a0", "c": "#b7791f", "d": ATTACK}  # colours
 PROCEDURE_STYLE = {"a": "o-", "b": "s-", "c": "x--", "d": "D-"}

@@ -1,7 +1,8 @@
 """Sliders over :mod:`flowrob.plots`: what the figures of the notebooks show, moved by hand.
 
 Each function returns a widget: a picture, a line of numbers, and sliders. Moving a slider draws
-the picture again once it is let go; nothing is trained or fitted then.
+the picture again once it is let go; nothing is trained or fitted then. Needs ipywidgets, which
+``pip install "flowrob[notebooks]"`` brings.
 """
 
 from __future__ import annotations
@@ -17,8 +18,15 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from flowrob import plots
-from flowrob.gaussian import GaussianFlow, best_case, worst_case
-from flowrob.sphere import PROCEDURES, natural_drop, sensitivity, spherical_growth
+from flowrob.linear import (
+    PROCEDURES,
+    GaussianFlow,
+    best_case,
+    natural_drop,
+    sensitivity,
+    spherical_growth,
+    worst_case,
+)
 
 
 class Explorer(widgets.VBox):
@@ -64,7 +72,7 @@ class Explorer(widgets.VBox):
 
 
 def worst_case_explorer() -> Explorer:
-    """Worst and best perturbation of a point under a Gaussian in the plane (Section 3.1).
+    """Worst and best perturbation of a point under a Gaussian in the plane (section 3.1).
 
     The long axis has variance 2, the short one 2 / condition. The point is set by its two
     distances from the mean, along and across the long axis; across = 0 is where the hard case is.
@@ -115,7 +123,7 @@ def _draw_worst_case(
 
 
 def trade_off_explorer() -> Explorer:
-    """Rounds of adversarial training of a sphere in 10 dimensions, and their price (Section 3.2).
+    """Rounds of adversarial training of a sphere in 10 dimensions, and their price (section 3.2).
 
     Left: the variance by round, for the four procedures; right: the exchange, with the model after
     m rounds and, for comparison, with the one-to-one hybrid. All of it is closed form.

@@ -19,7 +19,7 @@ import torch
 import flowrob
 from flowrob import data, plots, zoo
 from flowrob.attacks import LinfBall, lower_likelihood, uniform_noise
-from flowrob.evaluation import bits_per_dim
+from flowrob.units import dequantize
 
 plots.use_style()
 device = flowrob.device()
@@ -62,10 +62,10 @@ print(glow)
 # %%
 def nll(x):
     with torch.no_grad():
-        return bits_per_dim(glow.log_prob(x), glow.num_dims)
+        return glow.bits_per_dim(x)
 
 
-x = data.dequantize(images, torch.Generator().manual_seed(0)).to(device)
+x = dequantize(images, torch.Generator().manual_seed(0)).to(device)
 print(f"mean NLL of {len(x)} test crops: {nll(x).mean():.1f} bits/dim")
 
 # %% [markdown]

@@ -26,8 +26,9 @@ from IPython.display import Markdown, display
 
 from flowrob import data, plots
 from flowrob.attacks import L2Ball, lower_likelihood
-from flowrob.gaussian import GaussianFlow, best_case, worst_case
+from flowrob.linear import GaussianFlow, best_case, worst_case
 from flowrob.plots import ATTACK, NOISE, RAISE, THEORY
+from flowrob.units import dequantize
 from flowrob.widgets import worst_case_explorer
 
 plots.use_style()
@@ -258,7 +259,7 @@ assert exact == [Fraction(13, 24), Fraction(13, 24), Fraction(3, 8)]
 # have the smallest variance.
 
 # %%
-few = data.dequantize(data.load("photos", size=8, limit=100), torch.Generator().manual_seed(0))
+few = dequantize(data.load("photos", size=8, limit=100), torch.Generator().manual_seed(0))
 share = worst_case(GaussianFlow.fit(few, ridge=1e-4), few.double(), 0.3).hard_case.double().mean()
 print(f"100 photographs in {few[0].numel()} dimensions: {share:.0%} are hard cases")
 ball = [round(worst_case(flow, x, r).drop.item(), 3) for r in (0.9, 0.99, 0.999, 1.0)]
@@ -323,7 +324,7 @@ fixed = {"num_steps": 100, "step_size": 0.1, "box": None}
 cases = [("first point", flow, x, worst.drop), ("hard case", thin, y, hard.drop)]
 fig, panels = plt.subplots(1, 2, figsize=(10, 3.8))
 for ax, (name, target, point, truth) in zip(panels, cases, strict=True):
-    fresh = {**fixed, "random_start": True, "generator": torch.Generator().manual_seed(0)}
+    fresh = {**fixed, "start": "random", "generator": torch.Generator().manual_seed(0)}
     zero = lower_likelihood(target.log_prob, point, L2Ball(1.0), **fixed)
     spread = lower_likelihood(target.log_prob, point.repeat(200, 1), L2Ball(1.0), **fresh)
     missing = [truth - (run.history - run.start_value) for run in (spread, zero)]
@@ -354,8 +355,8 @@ for ax, (name, target, point, truth) in zip(panels, cases, strict=True):
 # %%
 rng = torch.Generator().manual_seed(0)
 images = {split: data.load("photos", size=16, split=split) for split in ("train", "test")}
-photos = GaussianFlow.fit(data.dequantize(images["train"], rng))
-test = data.dequantize(images["test"], rng).double()
+photos = GaussianFlow.fit(dequantize(images["train"], rng))
+test = dequantize(images["test"], rng).double()
 length, start = 4 / 256 * math.sqrt(768), time.perf_counter()
 down, up = worst_case(photos, test, length), best_case(photos, test, length)
 print(f"both attacks on {len(test)} photos in under 5 s: {time.perf_counter() - start < 5}")

@@ -22,10 +22,9 @@ from IPython.display import Markdown, display
 from scipy import stats
 from scipy.ndimage import minimum_filter1d
 
-from flowrob import paper, plots, tradeoff
-from flowrob.gaussian import GaussianFlow, worst_case
+from flowrob import linear, paper, plots
+from flowrob.linear import GaussianFlow, retrain, rounds_for, variance_growth, worst_case
 from flowrob.plots import ATTACK, DATA, HYBRID, NOISE, PROCEDURE, PROCEDURE_STYLE, RAISE, THEORY
-from flowrob.tradeoff import natural_drop, retrain, rounds_for, sensitivity, variance_growth
 from flowrob.widgets import trade_off_explorer
 
 plots.use_style()
@@ -114,7 +113,7 @@ def simulate(procedure, rounds=10, eps=1.0, count=20_000):
 
 
 # %%
-formula = {p: tradeoff.spherical_growth(1.0, 1.0, n, 10, p) for p in "abcd"}
+formula = {p: linear.spherical_growth(1.0, 1.0, n, 10, p) for p in "abcd"}
 sampled = {p: simulate(p) for p in "abcd"}
 fig, ax = plt.subplots(figsize=(7.5, 4))
 plots.by_round(ax, [("", sampled[p], PROCEDURE[p], "o") for p in "abcd"], ylabel="")
@@ -146,7 +145,7 @@ assert all(np.allclose(sampled[p], formula[p], rtol=0.03) for p in "abcd")
 
 # %%
 def price(v, e=1.0):
-    return natural_drop(v, n), sensitivity(v, e, 1.0, n)
+    return linear.natural_drop(v, n), linear.sensitivity(v, e, 1.0, n)
 
 
 clean, wide = (GaussianFlow(torch.zeros(n), v * torch.eye(n)) for v in (1, 2))
@@ -193,7 +192,7 @@ plt.show()
 gamma, Delta = 0.05, 0.6
 at_unit = (1.0, 1.0, n, Delta)  # eps, sigma, n, Delta
 m = {q: rounds_for(*at_unit, gamma, "a", quantile=q) for q in ("exact", "paper")}
-fails = {p: [tradeoff.failure_probability(v, *at_unit) for v in formula[p][:8]] for p in "abcd"}
+fails = {p: [linear.failure_probability(v, *at_unit) for v in formula[p][:8]] for p in "abcd"}
 
 fig, (left, right) = plt.subplots(1, 2, figsize=(10, 4))
 lines = [(f"({p})", fails[p], PROCEDURE[p], PROCEDURE_STYLE[p]) for p in "abcd"]
@@ -232,8 +231,8 @@ assert after["a"] <= gamma < min(after[p] for p in "bcd")
 reach = max(math.sqrt(20 * math.log(1 / gamma)), math.sqrt(2 * n))
 target = (2 * reach + 1) / (2 * Delta)
 m_printed = math.ceil(math.log(target) / math.log1p(variance_growth(3.0, 1.0, n)))
-v = tradeoff.spherical_growth(3.0, 3.0, n, m_printed, "a")[-1]
-fails_printed = tradeoff.failure_probability(v, 3.0, 3.0, n, Delta)
+v = linear.spherical_growth(3.0, 3.0, n, m_printed, "a")[-1]
+fails_printed = linear.failure_probability(v, 3.0, 3.0, n, Delta)
 print(f"sigma = 3, printed alpha: m = {m_printed}, fails with probability {fails_printed:.2f}")
 bound = math.log((0.2 * reach + 0.01) / 2) / math.log1p(variance_growth(0.1, 1.0, n))
 m_easy = rounds_for(0.1, 1.0, n, 1.0, gamma)
@@ -267,7 +266,7 @@ radius, cheap = 0.5, {"num_samples": 2**11}
 
 
 def prices(models):
-    return np.array([tradeoff.trade_off(truth, model, radius, **cheap) for model in models]).T
+    return np.array([linear.trade_off(truth, model, radius, **cheap) for model in models]).T
 
 
 # %%
@@ -302,7 +301,7 @@ assert (np.diff(rate) < 0).all() and rate[-1] > 0
 
 # %%
 weights = (0.0, 0.03, 0.06, 0.125, 0.25, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0)
-points = tradeoff.pareto_frontier(truth, radius, weights, **cheap)
+points = linear.pareto_frontier(truth, radius, weights, **cheap)
 best = points[weights.index(1.0)]
 frontier = np.array([(p.natural_drop, p.sensitivity) for p in points]).T
 hybrid = retrain(truth, radius, 10, "d", hybrid_weight=0.5, **cheap)
@@ -320,7 +319,7 @@ print(
     f"its smallest variance in round 3 is {too_wide[0]:.1f} times that of an equally robust point"
 )
 rests = [("(d)", 1.0, adversarial), ("hybrid", 0.5, hybrid)]
-gaps = {name: tradeoff.certificate(truth, at[-1], radius, w, **cheap) for name, w, at in rests}
+gaps = {name: linear.certificate(truth, at[-1], radius, w, **cheap) for name, w, at in rests}
 print("within 0.001 nats of its optimum:", {name: gap < 1e-3 for name, gap in gaps.items()})
 assert max(p.certificate for p in points) < 1e-9 and max(gaps.values()) < 1e-3
 
@@ -340,7 +339,7 @@ assert max(p.certificate for p in points) < 1e-9 and max(gaps.values()) < 1e-3
 tilts = torch.randn(100, n, n, generator=torch.Generator().manual_seed(3))
 bumps = torch.tensor([0.001, -0.001]).repeat(50)[:, None, None] * tilts @ tilts.mT
 rivals = [best.model, *(GaussianFlow(mean, best.model.covariance + bump) for bump in bumps)]
-total = [sum(tradeoff.trade_off(truth, rival, radius, num_samples=512)) for rival in rivals]
+total = [sum(linear.trade_off(truth, rival, radius, num_samples=512)) for rival in rivals]
 print("rivals worse than the optimum:", sum(t > total[0] for t in total), "of", len(bumps))
 identity = (1 - truth.eigenvalues / best.model.eigenvalues).sum().item() / 2
 print(f"sensitivity: attacked {best.sensitivity:.2f}, from the spectrum {identity:.2f}")
@@ -357,14 +356,14 @@ assert min(total[1:]) > total[0] and abs(identity - best.sensitivity) < 1e-3
 # **Predict.** Keep half of the old covariance in each update. Does that help, or only delay?
 
 # %%
-limit = {h: round(tradeoff.stability_limit(n, hybrid_weight=h), 2) for h in (0.0, 0.5)}
-ratio = tradeoff.stability_limit(10_000) / (math.sqrt(10_000) / 2)
+limit = {h: round(linear.stability_limit(n, hybrid_weight=h), 2) for h in (0.0, 0.5)}
+ratio = linear.stability_limit(10_000) / (math.sqrt(10_000) / 2)
 print(f"limit at n = 10: {limit[0.0]}, hybrid {limit[0.5]}; over sqrt(n)/2 at 10,000: {ratio:.2f}")
 nearly = GaussianFlow(torch.zeros(n), torch.diag(torch.linspace(0.99, 1.01, n)))
 lines = []
 for e, kept, color in ((1.5, 0.0, DATA), (2.3, 0.0, ATTACK), (2.3, 0.5, HYBRID)):
     models = retrain(nearly, e, 20, "d", damping=kept, num_samples=1024)
-    missing = [tradeoff.certificate(nearly, model, e, 1.0, num_samples=1024) for model in models]
+    missing = [linear.certificate(nearly, model, e, 1.0, num_samples=1024) for model in models]
     lines.append((f"e = {e}, {kept:.0%} kept", np.maximum(missing, 1e-12), color, "o-"))
 
 fig, ax = plt.subplots(figsize=(7.5, 3.8))
@@ -529,7 +528,7 @@ assert at((2 * stats.chi.isf(0.05, n) + 1) / 2) == [1, 0]
 
 # %%
 limit_of_sensitivity = None  # exercise 3: a number of nats
-far = sensitivity(1 + variance_growth(1e6, 1.0, n), 1e6, 1.0, n)
+far = linear.sensitivity(1 + variance_growth(1e6, 1.0, n), 1e6, 1.0, n)
 print("your turn" if limit_of_sensitivity is None else abs(limit_of_sensitivity - far) < 1e-3)
 
 # %% tags=["solution"]

@@ -21,12 +21,11 @@ import matplotlib.pyplot as plt
 import torch
 from IPython.display import Markdown, display
 
-from flowrob import data, plots, zoo
+from flowrob import data, linear, plots, zoo
 from flowrob.attacks import L2Ball, lower_likelihood, universal_perturbation
-from flowrob.evaluation import bits_per_dim
-from flowrob.gaussian import GaussianFlow, universal, worst_case
+from flowrob.linear import GaussianFlow, trade_off, universal, universal_drop, worst_case
 from flowrob.plots import ATTACK, DATA, HYBRID, NOISE, THEORY
-from flowrob.tradeoff import trade_off, universal_drop, universal_training, water_filling
+from flowrob.units import dequantize
 
 plots.use_style()
 seed = torch.Generator().manual_seed  # seed(k) is the generator, started at k
@@ -146,7 +145,7 @@ print("largest of 10,000 random directions below the closed form:", bool(random.
 # %%
 figure, panels = plt.subplots(1, 3, figsize=(12, 3.9))
 coin = torch.randint(0, 2, (300, 1), generator=seed(3)) * 2 - 1
-trained = [plane, *(universal_training(plane, eps, 1, s)[-1] for s in ("one", "random"))]
+trained = [plane, *(linear.universal_training(plane, eps, 1, s)[-1] for s in ("one", "random"))]
 for ax, model, turn in zip(panels, trained, (0, 1, coin), strict=True):
     plots.cloud(ax, points[:300] + turn * best.delta, NOISE)
     step = worst_case(model, origin, eps)
@@ -168,12 +167,12 @@ for ax, model, turn in zip(panels, trained, (0, 1, coin), strict=True):
 # %%
 x, delta = truth.sample(20_000, seed(4)), universal(truth, eps).delta
 coin = torch.randint(0, 2, (20_000, 1), generator=seed(5)).double() * 2 - 1
-settled = water_filling(lam, eps)
+settled = linear.water_filling(lam, eps)
 axis = torch.multinomial((settled - lam) / eps**2, 20_000, replacement=True, generator=seed(6))
 pick = coin * eps * torch.eye(4).double()[axis]
 moved = {"clean": x, "one": x + delta, "random": x + coin * delta, "minimax": x + pick}
 fitted = {name: GaussianFlow.fit(points) for name, points in moved.items()}
-exact = {s: universal_training(truth, eps, 1, s)[-1] for s in ("one", "random", "minimax")}
+exact = {s: linear.universal_training(truth, eps, 1, s)[-1] for s in ("one", "random", "minimax")}
 
 # %%
 closed, simulated = torch.zeros(2, 3, 4)
@@ -208,11 +207,11 @@ assert torch.allclose(closed[:2, 1], closed[0, 0] * torch.tensor([-1.0, 3.0]))
 # %%
 rounds = 24
 runs = [
-    ("one sign", universal_training(truth, eps, rounds, "one"), NOISE),
-    ("random sign", universal_training(truth, eps, rounds, "random"), ATTACK),
-    ("with memory", universal_training(truth, eps, rounds, "random",
-                                       damping=lambda k: 1 - 2 / (k + 3)), DATA),
-    ("minimax", universal_training(truth, eps, rounds, "minimax"), THEORY),
+    ("one sign", linear.universal_training(truth, eps, rounds, "one"), NOISE),
+    ("random sign", linear.universal_training(truth, eps, rounds, "random"), ATTACK),
+    ("with memory", linear.universal_training(truth, eps, rounds, "random",
+                                              damping=lambda k: 1 - 2 / (k + 3)), DATA),
+    ("minimax", linear.universal_training(truth, eps, rounds, "minimax"), THEORY),
 ]  # fmt: skip
 figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4))
 for ax, measure, ylabel, log in (
@@ -247,7 +246,7 @@ assert last["with memory"] < 1.05 * last["minimax"]
 
 # %%
 budget = torch.logspace(-1, 0.7, 61, dtype=torch.float64)
-after = torch.stack([e**2 / (2 * water_filling(lam, e).min()) for e in budget.tolist()])
+after = torch.stack([e**2 / (2 * linear.water_filling(lam, e).min()) for e in budget.tolist()])
 figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4))
 plots.water(left, lam, settled)
 lines = [("clean model", budget**2 / (2 * lam[0]), ATTACK), ("minimax", after, HYBRID)]
@@ -290,8 +289,8 @@ assert abs(pays - price) < 1e-12 and math.isclose(after, 0.64 / 1.24)
 # one of them dearly?
 
 # %%
-train = data.dequantize(data.load("photos", size=16), seed(0))
-test = data.dequantize(data.load("photos", size=16, split="test"), seed(1)).double()
+train = dequantize(data.load("photos", size=16), seed(0))
+test = dequantize(data.load("photos", size=16, split="test"), seed(1)).double()
 photos = GaussianFlow.fit(train)
 pictures = photos.eigenvectors.T.reshape(-1, 3, 16, 16)
 ring = 1 / 256 * math.sqrt(768)  # one grey level per colour value, root mean square
@@ -346,7 +345,7 @@ assert math.isclose(fitted_on.mean(), formula, rel_tol=1e-6)
 # universal attack lose?
 
 # %%
-level = water_filling(photos.eigenvalues, ring)
+level = linear.water_filling(photos.eigenvalues, ring)
 hard = GaussianFlow.from_eigen(photos.mean, level, photos.eigenvectors)
 grey = [0.1, 0.25, 0.5, 1, 2, 4, 8]
 figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4))
@@ -391,12 +390,12 @@ print(f"drawn by hand it reaches {drawn / formula:.0%} of the Gaussian's optimum
 # %%
 def nll(x):
     with torch.no_grad():
-        return bits_per_dim(glow.log_prob(x.clamp(0, 1)), glow.num_dims)
+        return glow.bits_per_dim(x.clamp(0, 1))
 
 
 glow = zoo.load("glow-photos-adam", "cpu")
-seen = data.dequantize(data.load("photos", limit=16), seed(3))
-fresh = data.dequantize(data.load("photos", split="test", limit=24), seed(4))
+seen = dequantize(data.load("photos", limit=16), seed(3))
+fresh = dequantize(data.load("photos", split="test", limit=24), seed(4))
 two = 2 / 256  # two grey levels per colour value, root mean square
 ball = L2Ball(two * math.sqrt(3072))
 tiled = pattern.tile(1, 2, 2).float() * 256  # u_min of 16 x 16, four times
@@ -490,7 +489,8 @@ assert abs(measured - 2) < 1e-9
 
 # %%
 first_wet = None  # exercise 2: a number
-wet = [e for e in torch.arange(0.01, 1.0, 0.01).tolist() if water_filling(lam, e)[1] > lam[1]]
+radii = torch.arange(0.01, 1.0, 0.01).tolist()
+wet = [e for e in radii if linear.water_filling(lam, e)[1] > lam[1]]
 print("your turn" if first_wet is None else wet[0] - 0.01 <= first_wet <= wet[0])
 
 # %% tags=["solution"]

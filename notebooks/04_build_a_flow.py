@@ -21,14 +21,12 @@ from IPython.display import Markdown, display
 from sklearn.datasets import make_moons
 from torch.autograd.functional import jacobian
 
-from flowrob import data, plots
+from flowrob import data, flows, plots
 from flowrob.attacks import L2Ball, lower_likelihood
-from flowrob.bijections import ActNorm, AffineCoupling, Chain, InvertibleConv1x1, Squeeze
-from flowrob.evaluation import bits_per_dim
-from flowrob.flows import Flow, glow, invertibility
-from flowrob.gaussian import GaussianFlow, worst_case
-from flowrob.networks import mlp
-from flowrob.training import fit
+from flowrob.flows import ActNorm, AffineCoupling, Chain, Flow, InvertibleConv1x1, Squeeze
+from flowrob.linear import GaussianFlow, worst_case
+from flowrob.training import Update, fit
+from flowrob.units import dequantize
 
 plots.use_style()
 
@@ -167,22 +165,22 @@ moons, which = (torch.tensor(a) for a in make_moons(2500, noise=0.08, random_sta
 points, held_out = moons[:2000].float(), moons[2000:].float()
 parts = {"couplings": [], "+ ActNorm": [], "+ matrix": []}
 for k in range(10):
-    couplings = [AffineCoupling(mlp(1, 2, 32, seeded(k))) for _ in parts]
+    couplings = [AffineCoupling(flows.mlp(1, 2, 32, seeded(k))) for _ in parts]
     parts["couplings"] += [couplings[0]]
     parts["+ ActNorm"] += [ActNorm(2), couplings[1]]
     parts["+ matrix"] += [ActNorm(2), InvertibleConv1x1(2, seeded(k)), couplings[2]]
-flows = {name: Flow(Chain(layers), (2,)) for name, layers in parts.items()}
-for flow in flows.values():
+fitted = {name: Flow(Chain(layers), (2,)) for name, layers in parts.items()}
+for flow in fitted.values():
     train(flow, points)
     flow.double().requires_grad_(False)
-nll = {name: -flow.log_prob(held_out.double()).mean().item() for name, flow in flows.items()}
-print(flows["+ matrix"])
+nll = {name: -flow.log_prob(held_out.double()).mean().item() for name, flow in fitted.items()}
+print(fitted["+ matrix"])
 
 # %%
 x1, x2 = torch.linspace(-1.8, 2.8, 231).double(), torch.linspace(-1.4, 1.9, 166).double()
 grid = torch.cartesian_prod(x1, x2)
 figure, axes = plt.subplots(1, 3, figsize=(11, 3), sharey=True)
-for ax, (name, flow) in zip(axes, flows.items(), strict=True):
+for ax, (name, flow) in zip(axes, fitted.items(), strict=True):
     plots.density(ax, x1, x2, flow.log_prob(grid).exp().reshape(231, 166))
     plots.cloud(ax, held_out[:200], plots.RAISE).set_title(f"{name}: NLL {nll[name]:.2f}")
     ax.label_outer()
@@ -198,7 +196,7 @@ for ax, (name, flow) in zip(axes, flows.items(), strict=True):
 # inside.
 
 # %%
-flow, f = flows["+ matrix"], flows["+ matrix"].bijection
+flow, f = fitted["+ matrix"], fitted["+ matrix"].bijection
 mass = flow.log_prob(grid).exp().sum().item() * 0.02**2
 laws = {"total mass is 1 to 0.1%": abs(mass - 1) < 0.001}
 laws["log-det equals autograd's"] = (f(some)[1] - by_definition(f, some)).abs().max().item() < 1e-9
@@ -305,7 +303,7 @@ assert better > 0.5 and ratio > 3
 # do the channels of a squeezed photograph look like?
 
 # %%
-photos = data.dequantize(data.load("photos", size=8, split="test"), seeded(0)).double()
+photos = dequantize(data.load("photos", size=8, split="test"), seeded(0)).double()
 squeezed = Squeeze()(photos[38:39])[0]
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.1), width_ratios=(1, 2.6))
 plots.image(axes[0], photos[38], "3 channels of 8 x 8")
@@ -334,13 +332,13 @@ assert torch.equal(Squeeze().inverse(squeezed)[0], photos[38:39])
 # take us?
 
 # %%
-flow = glow((3, 8, 8), num_levels=2, num_steps=4, width=32)
+flow = flows.glow((3, 8, 8), num_levels=2, num_steps=4, width=32)
 print(flow)
 train_images = data.load("photos", size=8)
-options = {"num_steps": 300, "learning_rate": 3e-3, "warmup_steps": 30}
-history = fit(flow, train_images, progress=False, **options)
+update = Update(learning_rate=3e-3, warmup_steps=30)
+history = fit(flow, train_images, num_steps=300, update=update, progress=False)
 flow.double().requires_grad_(False)
-bits = bits_per_dim(flow.log_prob(photos), flow.num_dims).mean()
+bits = flow.bits_per_dim(photos).mean()
 print("held-out photographs below 6 bits/dim:", bool(bits < 6))
 
 figure, axes = plt.subplots(1, 3, figsize=(11, 3), width_ratios=(1.2, 1, 1))
@@ -367,7 +365,7 @@ plt.show()
 
 # %%
 gap = (flow.bijection(photos[:2])[1] - by_definition(flow.bijection, photos[:2])).abs().max().item()
-report = invertibility(flow, photos[:64])
+report = flows.invertibility(flow, photos[:64])
 print("log-det equals that of autograd's 192 x 192 Jacobian:", gap < 1e-8)
 print("float32 round trip within 1/100 of a grey level:", report.float32 < 0.01 / 256)
 print("float64 round trip to 12 digits:", report.float64 < 1e-12)
@@ -376,7 +374,7 @@ assert gap < 1e-8 and report.float32 < 0.01 / 256 and report.float64 < 1e-12
 
 # %%
 contrast = [1, 2, 4, 8, 16, 32, 64]
-reports = [invertibility(flow, 0.5 + c * (photos[:64] - 0.5)) for c in contrast]
+reports = [flows.invertibility(flow, 0.5 + c * (photos[:64] - 0.5)) for c in contrast]
 single, double = [r.float32 for r in reports], [r.float64 for r in reports]
 lines = [("float32", single, plots.ATTACK), ("float64", double, plots.DATA)]
 figure, ax = plt.subplots(figsize=(8, 3.6))
@@ -469,7 +467,7 @@ n = None  # exercise 3: a whole number
 
 # %%
 def entangled(count):
-    f = Chain([AffineCoupling(mlp(1, 2, 8, seeded(k)), flip=k % 2 == 1) for k in range(count)])
+    f = Chain([AffineCoupling(flows.mlp(1, 2, 8, seeded(k)), flip=k % 2 > 0) for k in range(count)])
     for weight in f.double().parameters():  # a new coupling's last layer is zero: wake it up
         weight.data.normal_(generator=seeded(weight.numel()))
     return bool((jacobian(lambda v: f(v[None])[0], some[0]).abs() > 1e-12).all())

@@ -19,10 +19,10 @@ import torch
 
 import flowrob
 from flowrob import data, paper, plots, zoo
-from flowrob.attacks import LinfBall, linear_attack, lower_likelihood
-from flowrob.blackbox import square
+from flowrob.attacks import LinfBall, linear_attack, lower_likelihood, square
 from flowrob.evaluation import anatomy, bits_per_dim, detection_table, gibbs_floor, robustness_table
-from flowrob.gaussian import GaussianFlow
+from flowrob.linear import GaussianFlow
+from flowrob.units import dequantize
 
 plots.use_style()
 device = flowrob.device()
@@ -51,9 +51,8 @@ print("trained on:", zoo.recipe("glow-photos-adam")["data"]["train"])
 table = robustness_table(
     glow.log_prob, images, EPS, generator=torch.Generator().manual_seed(0), batch_size=32
 )
-clean = table.values["model", 0, "clean"]
-attacked = [clean] + [table.values["model", e, "attacked"] for e in EPS[1:]]
-noisy = [clean] + [table.values["model", e, "noise"] for e in EPS[1:]]
+attacked, noisy = table.by_eps(), table.by_eps(row="noise")  # one line per eps, clean at 0
+clean = attacked[0]
 
 # %%
 chosen = clean.argsort()[1::4][:8]
@@ -69,15 +68,14 @@ plt.show()
 # eight grey levels one sees a faint texture.
 
 # %%
-mean = torch.stack([v.mean() for v in attacked])
-median = torch.stack([v.median() for v in attacked])
-low, high = (torch.stack([v.quantile(q) for v in attacked]) for q in (0.25, 0.75))
+mean, median = attacked.mean(1), attacked.median(1).values
+low, high = (attacked.quantile(share, 1) for share in (0.25, 0.75))
 printed = paper.table_1("clean")
 figure, ax = plt.subplots(figsize=(8, 4.6))
 lines = [
     ("attacked, mean", mean, plots.ATTACK, "o-"),
     ("attacked, median", median, plots.ATTACK, "o--"),
-    ("uniform noise, mean", torch.stack([v.mean() for v in noisy]), plots.NOISE, "s-"),
+    ("uniform noise, mean", noisy.mean(1), plots.NOISE, "s-"),
     ("paper, Table 1: Glow on CIFAR-10", torch.tensor(printed.nll), plots.THEORY, "^:"),
 ]
 floors = [gibbs_floor(e) for e in EPS]
@@ -222,7 +220,7 @@ assert auroc[0, "in clean", "out clean"] > 0.95
 # **Predict:** does the attack push the latents out, or does it shrink volumes? And at which level?
 
 # %%
-start = data.dequantize(images, torch.Generator().manual_seed(4))
+start = dequantize(images, torch.Generator().manual_seed(4))
 found = lower_likelihood(glow.log_prob, start, LinfBall(8 / 256), num_steps=20)
 report = anatomy(glow, start, found.x)
 of_level = torch.tensor([level for level, _ in report.layers])
@@ -253,8 +251,8 @@ print(
 pieces = report.latent.sum(0) - report.log_det.sum(0)
 with torch.no_grad():
     twin = zoo.load("glow-photos-adam", "cpu").double()
-    direct = -twin.log_prob(found.x.cpu().double()) + twin.log_prob(start.cpu().double())
-direct = bits_per_dim(-direct, glow.num_dims) - 8
+    after, before = (twin.bits_per_dim(x.cpu().double()) for x in (found.x, start))
+direct = after - before
 print(
     "the pieces add up to the change of the NLL:", torch.allclose(pieces.cpu(), direct, rtol=1e-6)
 )
@@ -271,21 +269,16 @@ assert torch.allclose(pieces.cpu(), direct, rtol=1e-6)
 
 # %%
 train = data.load("photos", limit=1500)
-gaussian = GaussianFlow.fit(data.dequantize(train, torch.Generator().manual_seed(5)), ridge=1e-6)
+gaussian = GaussianFlow.fit(dequantize(train, torch.Generator().manual_seed(5)), ridge=1e-6)
 ball, few = LinfBall(4 / 256), start[:16]
 options = {"generator": torch.Generator().manual_seed(6), "num_steps": 100}
-results = {
-    "clean": bits_per_dim(glow.log_prob(few).detach(), glow.num_dims),
-    "Gaussian's worst": bits_per_dim(
-        -linear_attack(glow.log_prob, gaussian, few, ball).value, glow.num_dims
-    ),
-    "Square, 100 queries": bits_per_dim(
-        -lower_likelihood(glow.log_prob, few, ball, using=square, **options).value, glow.num_dims
-    ),
-    "PGD, 20 steps": bits_per_dim(
-        -lower_likelihood(glow.log_prob, few, ball, num_steps=20).value, glow.num_dims
-    ),
+attacks = {
+    "Gaussian's worst": linear_attack(glow.log_prob, gaussian, few, ball),
+    "Square, 100 queries": lower_likelihood(glow.log_prob, few, ball, using=square, **options),
+    "PGD, 20 steps": lower_likelihood(glow.log_prob, few, ball, num_steps=20),
 }
+results = {"clean": glow.bits_per_dim(few).detach()}
+results |= {name: bits_per_dim(-a.value, glow.num_dims) for name, a in attacks.items()}
 
 # %%
 figure, ax = plt.subplots(figsize=(9, 3.2))

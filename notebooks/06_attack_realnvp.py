@@ -23,6 +23,7 @@ from flowrob import data, plots, zoo
 from flowrob.attacks import LinfBall, lower_likelihood, uniform_noise
 from flowrob.evaluation import anatomy, bits_per_dim
 from flowrob.flows import invertibility
+from flowrob.units import dequantize
 
 plots.use_style()
 device = flowrob.device()
@@ -44,12 +45,12 @@ for name in names:
 
 # %%
 images = data.load("photos", split="test", limit=32)
-x = data.dequantize(images, torch.Generator().manual_seed(0)).to(device)
+x = dequantize(images, torch.Generator().manual_seed(0)).to(device)
 
 
 def bits(model, y):
     with torch.no_grad():
-        return bits_per_dim(model.log_prob(y), model.num_dims)
+        return model.bits_per_dim(y)
 
 
 clean = {name: bits(model, x) for name, model in models.items()}

@@ -10,39 +10,45 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from flowrob import checkpoints
 from flowrob.attacks import LinfBall, lower_likelihood
 from flowrob.data import load
-from flowrob.distributed import Group, Sharded
+from flowrob.distributed import Group, Sharded, sharded
 from flowrob.evaluation import robustness_table
 from flowrob.flows import glow
-from flowrob.training import fit
+from flowrob.training import (
+    Checkpoint,
+    Loss,
+    PerImage,
+    Pool,
+    Update,
+    Validation,
+    checkpoints,
+    fit,
+)
 
 SMALL = {"image_shape": (3, 8, 8), "num_levels": 1, "num_steps": 2, "width": 8}
-RUNS = {  # name -> arguments of fit; odd batches, so that the processes' parts differ
-    "clean": {"loss": "clean", "num_steps": 6, "batch_size": 9},
-    "hybrid": {
-        "loss": "hybrid",
-        "num_steps": 8,
-        "batch_size": 9,
-        "adversarial_share": 0.3,
-        "attack_steps": 2,
-        "random_eps": True,
-        "reuse_perturbations": True,
-        "checkpoint_every": 3,
-        "validate_every": 4,
-        "keep_best": True,
-    },
-    "visits": {
-        "loss": "hybrid",
-        "num_steps": 7,
-        "batch_size": 9,
-        "adversarial_share": 0.3,
-        "attack_steps": 2,
-        "random_eps": 0.5,
-        "attack_visits": 2,
-    },
-}
+NAMES = ("clean", "hybrid", "visits")
+
+
+def runs(images, folder):
+    """name -> arguments of fit; odd batches, so that the processes' parts differ."""
+    reused = Loss.of("hybrid", share=0.3, random_eps=1.0, attack_steps=2, memory=PerImage())
+    visited = Loss.of("hybrid", share=0.3, random_eps=0.5, attack_steps=2, memory=Pool(2))
+    path = {name: folder / f"{name}.safetensors.run" for name in NAMES}
+    shared = {"batch_size": 9, "update": Update(warmup_steps=2)}
+    return {
+        "clean": {"loss": "clean", "num_steps": 6, "checkpoint": path["clean"], **shared},
+        "hybrid": {
+            "loss": reused,
+            "num_steps": 8,
+            "checkpoint": Checkpoint(path["hybrid"], every=3),
+            "validation": Validation(images[:7], every=4, keep_best=True),
+            **shared,
+        },
+        "visits": {"loss": visited, "num_steps": 7, "checkpoint": path["visits"], **shared},
+    }
+
+
 WORKER = """
 import json, sys
 import torch
@@ -66,18 +72,15 @@ def run_all(folder):
 
     images = load("photos", size=8, limit=40)
     results, tensors = {}, {}
-    for name, settings in RUNS.items():
+    for name, settings in runs(images, folder).items():
         flow = glow(**SMALL).double()
-        path = folder / f"{name}.safetensors.run"
-        validation = images[:7] if "validate_every" in settings else None
-        settings = {**settings, "checkpoint": path, "validation": validation}
-        history = fit(flow, images, warmup_steps=2, progress=name == "clean", **settings)
+        history = fit(flow, images, progress=name == "clean", **settings)
         results[name] = [history.loss, history.validation]
         tensors |= {f"{name}.{k}": v.contiguous() for k, v in flow.state_dict().items()}
     group = join()
     generator = torch.Generator().manual_seed(3)
     table = robustness_table(
-        Sharded((lambda x: flow.log_prob(x.double()),), group),
+        Sharded(lambda x: flow.log_prob(x.double()), group),
         images[:5],
         (0, 4),
         generator=generator,
@@ -113,7 +116,7 @@ def test_two_processes_do_what_one_does(two, tmp_path):
     weights = [load_file(folder / f"{rank}.safetensors") for rank in (0, 1)]
     assert both[0] == both[1] and both[0].pop("group") == [2, True]
     assert results.pop("group") == [1, False]
-    for name in RUNS:
+    for name in NAMES:
         for ours, theirs in zip(results[name], both[0][name], strict=True):
             assert torch.tensor(theirs).allclose(torch.tensor(ours), rtol=1e-9, atol=0)
     assert both[0]["table"] == pytest.approx(results["table"], rel=1e-9)
@@ -134,9 +137,8 @@ def test_one_process_writes_the_checkpoint_and_shows_the_progress(two):
 
 def test_a_run_of_two_processes_goes_on_in_one(two):
     folder, _ = two
-    settings = {**RUNS["hybrid"], "checkpoint": folder / "hybrid.safetensors.run"}
     images, flow = load("photos", size=8, limit=40), glow(**SMALL).double()
-    history = fit(flow, images, warmup_steps=2, progress=False, validation=images[:7], **settings)
+    history = fit(flow, images, progress=False, **runs(images, folder)["hybrid"])
     assert history.loss == json.loads((folder / "0.json").read_text())["hybrid"][0]
     stored = load_file(folder / "0.safetensors")
     assert all(torch.equal(v, stored[f"hybrid.{k}"]) for k, v in flow.state_dict().items())
@@ -152,13 +154,20 @@ def test_a_sharded_density_is_the_density_with_its_gradient_in_x(generator):
     flow = glow(**SMALL).double()
     x = torch.rand(6, 3, 8, 8, generator=generator, dtype=torch.float64)
     flow.initialize(x)
-    sharded = Sharded((flow.log_prob,))
-    assert torch.equal(sharded(x), flow.log_prob(x))
+    shared = Sharded(flow.log_prob, Group())
+    assert torch.equal(shared(x), flow.log_prob(x))
     weight = torch.arange(1.0, 7.0, dtype=torch.float64)
     gradients = []
-    for log_prob in (flow.log_prob, sharded):
+    for log_prob in (flow.log_prob, shared):
         y = x.clone().requires_grad_()
         gradients.append(torch.autograd.grad((weight * log_prob(y)).sum(), y)[0])
     assert torch.allclose(*gradients, rtol=1e-10)
-    found = [lower_likelihood(f, x, LinfBall(0.01), num_steps=3).value for f in (sharded, flow)]
+    found = [lower_likelihood(f, x, LinfBall(0.01), num_steps=3).value for f in (shared, flow)]
     assert found[0].allclose(found[1], rtol=1e-10)
+
+
+def test_one_process_alone_shares_nothing_out(flow):
+    assert sharded(flow.log_prob, Group()) == flow.log_prob
+    two = sharded(flow.log_prob, Group(1, 2))
+    assert two == Sharded(flow.log_prob, Group(1, 2))
+    assert two.over(lambda part: flow) == Sharded(flow, Group(1, 2))

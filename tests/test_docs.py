@@ -297,20 +297,21 @@ def test_table_1_was_made_in_one_run_of_less_than_two_hours_and_says_so():
 
 @pytest.mark.parametrize("name", ["1", "2", "photos", "3"])
 def test_each_table_says_how_it_was_made_and_reports_on_held_out_images(name):
-    from flowrob.presets import PRESETS, TABLES
+    from flowrob.cli.recipes import RECIPES, TABLES
 
     run = json.loads((ROOT / f"results/table-{name}-laptop.json").read_text(encoding="utf-8"))
     plan = TABLES[name, "laptop"]
     assert run["command"].startswith(f"python -m flowrob table {name}") and run["duration_s"] > 0
-    assert "/" not in run["command"] and run["models"] == list(plan.models)
-    assert run["settings"]["attacks"] == json.loads(json.dumps(plan.attacks))
-    for model in plan.models:
-        _, limits = PRESETS[model]["report"]
+    assert "/" not in run["command"] and run["models"] == list(plan.models.values())
+    asked = json.dumps(plan.attacks).replace('"start": "random"', '"random_start": true')
+    assert run["settings"]["attacks"] == json.loads(asked)  # the records' older spelling
+    for model in plan.models.values():
+        _, limits = RECIPES[model].images.report
         last = "all" if limits is None else f"{limits[0]}..{limits[1] - 1}"
         assert run["data"][model]["report"].endswith(last)
     found = {(row["model"], row["eps"]): row["mean"] for row in run["rows"]
              if row["row"] in ("clean", "strongest")}  # fmt: skip
-    if plan.robust:
+    if plan.baselines:
         rivals = {"mixture", "clean, wider base", "clean, Student-t base"}
         assert {model for model, _ in found} == {"clean", "adversarial", "hybrid"} | rivals
     for (model, eps), value in found.items():

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from flowrob.training import Loss
+
 ROOT = Path(__file__).parents[1]
 spec = importlib.util.spec_from_file_location("for_fast", ROOT / "docs/build_benchmarks.py")
 benchmarks = importlib.util.module_from_spec(spec)
@@ -106,8 +108,10 @@ def test_seeds_draw_other_weights_and_the_same_seed_the_same(images_16):
 
 def test_ramps_are_shares_of_the_run():
     found = script.arguments(script.VARIANTS["10 steps, warmed up"], 400)
-    assert (found["attack_warmup_steps"], found["eps_warmup_steps"]) == (200, 50)
-    assert "eps_warmup_steps" not in script.arguments(script.VARIANTS[script.CLEAN], 400)
+    loss = found["loss"]
+    assert (loss.attack_warmup_steps, loss.eps_warmup_steps, loss.random_eps) == (200, 50, 1.0)
+    assert found["update"].warmup_steps == 20
+    assert script.arguments(script.VARIANTS[script.CLEAN], 400)["loss"] == Loss.of("clean")
 
 
 def test_the_script_runs_at_a_tiny_size_and_goes_on_where_it_stopped(tmp_path, monkeypatch):

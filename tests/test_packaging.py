@@ -1,13 +1,16 @@
-"""The files around the package agree: pyproject, environment.yml, Binder, Makefile, citation."""
+"""The files around the package agree: pyproject, environments, Makefile, links, sdist, citation."""
 
 from __future__ import annotations
 
 import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tomllib
+from fnmatch import fnmatch
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -22,9 +25,28 @@ import flowrob
 ROOT = Path(__file__).parent.parent
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT = PYPROJECT["project"]
-REQUIREMENTS = [Requirement(text) for text in PROJECT["dependencies"]]
-DECLARED = {canonicalize_name(requirement.name) for requirement in REQUIREMENTS}
 EXTRAS = PROJECT["optional-dependencies"]
+HOME = PROJECT["urls"]["Homepage"]
+
+
+def requirements(name: str) -> list[Requirement]:
+    """What stands under ``name``, "core" or an extra, without what it refers to."""
+    texts = PROJECT["dependencies"] if name == "core" else EXTRAS[name]
+    return [r for r in map(Requirement, texts) if r.name != PROJECT["name"]]
+
+
+def installs(*names: str) -> set[str]:
+    """The distributions that the core and these extras install, and those they refer to."""
+    found = {canonicalize_name(requirement.name) for requirement in requirements("core")}
+    for name in names:
+        found |= {canonicalize_name(requirement.name) for requirement in requirements(name)}
+        for requirement in map(Requirement, EXTRAS[name]):
+            if requirement.name == PROJECT["name"]:
+                found |= installs(*requirement.extras)
+    return found
+
+
+EVERYTHING = [(name, r) for name in ("core", *EXTRAS) for r in requirements(name)]
 ENVIRONMENTS = [ROOT / "environment.yml", ROOT / ".binder" / "environment.yml"]
 
 
@@ -44,18 +66,63 @@ def test_version_is_written_once_and_installed():
     assert metadata.version("flowrob") == flowrob.__version__
 
 
-@pytest.mark.parametrize("requirement", REQUIREMENTS, ids=lambda requirement: requirement.name)
-def test_dependency_is_a_range_that_this_environment_satisfies(requirement: Requirement):
+@pytest.mark.parametrize(
+    ("name", "requirement"), EVERYTHING, ids=[f"{name}-{r.name}" for name, r in EVERYTHING]
+)
+def test_dependency_is_a_range_that_this_environment_satisfies(name: str, requirement: Requirement):
     assert sorted(part.operator for part in requirement.specifier) == ["<", ">="]
-    assert metadata.version(requirement.name) in requirement.specifier
+    try:
+        installed = metadata.version(requirement.name)
+    except metadata.PackageNotFoundError:
+        assert canonicalize_name(requirement.name) not in installs("test"), "make test needs it"
+    else:
+        assert installed in requirement.specifier
 
 
 def test_dependencies_are_listed_once():
-    assert len(DECLARED) == len(REQUIREMENTS)
+    assert len({canonicalize_name(r.name) for _, r in EVERYTHING}) == len(EVERYTHING)
+    for name in EXTRAS:
+        assert installs(name)  # every extra that is referred to exists, none in a circle
+
+
+def test_torchvision_is_the_one_made_for_torch():
+    """torchvision 0.(n + 15) wants torch 2.n: the lower bounds are a pair."""
+    lowest = dict(line.split("==") for line in lowest_versions())
+    (_, torch_minor), (_, vision_minor) = (
+        lowest[name].split(".")[:2] for name in ("torch", "torchvision")
+    )
+    assert int(vision_minor) == int(torch_minor) + 15
+
+
+def lowest_versions() -> list[str]:
+    script = [sys.executable, str(ROOT / ".ci" / "lowest.py")]
+    return subprocess.run(script, check=True, capture_output=True, text=True).stdout.split()
+
+
+def test_lowest_versions_are_those_declared():
+    floors = {
+        f"{r.name}=={part.version}"
+        for _, r in EVERYTHING
+        for part in r.specifier
+        if part.operator == ">="
+    }
+    assert set(lowest_versions()) == floors
+    assert len(lowest_versions()) == len(EVERYTHING)
+
+
+OUR_FILES = {
+    p.stem for name in ("tests", "docs", "benchmarks") for p in (ROOT / name).rglob("*.py")
+}
+
+
+@cache
+def distributions() -> dict[str, list[str]]:
+    """Import name -> the distributions that bring it: slow, so one look will do."""
+    return dict(metadata.packages_distributions())
 
 
 def third_party_imports(tree: ast.AST) -> set[str]:
-    """The distributions that the code imports, the standard library and flowrob left out."""
+    """The distributions that the code imports, the standard library and our own files left out."""
     names = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -63,36 +130,166 @@ def third_party_imports(tree: ast.AST) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
             names.add(node.module.split(".")[0])
     names -= {*sys.stdlib_module_names, "flowrob"}
-    known = metadata.packages_distributions()
-    names -= {"IPython"}  # part of JupyterLab
+    names -= OUR_FILES
+    known = distributions()
     return {canonicalize_name(known.get(name, [name])[0]) for name in names}
 
 
-@pytest.mark.parametrize("folder", ["flowrob", "notebooks"])
-def test_everything_imported_is_declared(folder: str):
-    """A dependency, or, for an import inside a function, one of the extras."""
-    extras = {canonicalize_name(Requirement(r).name) for group in EXTRAS.values() for r in group}
+WIDGETS = "flowrob/widgets.py"  # the one module of the package that needs an extra
+
+
+@pytest.mark.parametrize(
+    ("folder", "extras"),
+    [("flowrob", []), ("notebooks", ["test"]), ("tests", ["test"]), ("docs", []), (".ci", [])],
+)
+def test_everything_imported_is_declared(folder: str, extras: list[str]):
+    """At module level by the core and ``extras``; inside a function by any extra.
+
+    A notebook's readers need no test tools: only notebooks/conftest.py, pytest's, imports them.
+    """
     undeclared = set()
     for path in (ROOT / folder).rglob("*.py"):
+        name = path.relative_to(ROOT).as_posix()
+        reader = folder == "notebooks" and path.name != "conftest.py"
+        here = installs(*(["notebooks"] if reader or name == WIDGETS else extras))
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        undeclared |= {(path.name, name) for name in third_party_imports(tree) - DECLARED - extras}
+        undeclared |= {(name, what) for what in third_party_imports(tree) - installs(*EXTRAS)}
         tree.body = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
-        undeclared |= {(path.name, name) for name in third_party_imports(tree) - DECLARED}
+        undeclared |= {(name, what) for what in third_party_imports(tree) - here}
     assert not undeclared
 
 
+HEAVY = ("IPython", "ipywidgets", "jupyter", "jupyterlab", "jupytext", "mpmath", "nbclient")
+HEAVY += ("nbformat", "nbval", "pytest", "torchvision", "lmdb", "gdown")
+
+
+def test_the_package_imports_without_its_extras():
+    """Every chapter and shelf but widgets, with all that the extras bring made unimportable."""
+    modules = [name for name in flowrob._MODULES if name != "widgets"]
+    code = f"import sys; sys.modules.update(dict.fromkeys({HEAVY}))\n"
+    code += "".join(f"import flowrob.{name}\n" for name in modules)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
 def test_all_files_of_the_package_are_shipped():
-    """Every folder with modules is a listed package, every other file matches package-data."""
+    """Every folder with modules is found as a package, every other file matches package-data."""
     setuptools = PYPROJECT["tool"]["setuptools"]
-    modules = {path.parent for path in (ROOT / "flowrob").rglob("*.py")}
-    assert {str(folder.relative_to(ROOT)).replace(os.sep, ".") for folder in modules} == set(
-        setuptools["packages"]
-    )
+    assert setuptools["packages"]["find"] == {"include": ["flowrob*"], "namespaces": False}
+    for folder in {path.parent for path in (ROOT / "flowrob").rglob("*.py")}:
+        assert (folder / "__init__.py").is_file(), f"{folder} has modules and no __init__.py"
     globs = setuptools["package-data"]["flowrob"]
     for path in (ROOT / "flowrob").rglob("*"):
         if path.is_file() and path.suffix not in {".py", ".pyc"}:
             inside = path.relative_to(ROOT / "flowrob")
             assert any(inside.match(glob) for glob in globs), f"{inside} is not in package-data"
+
+
+def test_the_package_is_typed_and_its_faces_are_checked():
+    assert (ROOT / "flowrob" / "py.typed").read_text() == ""
+    assert "py.typed" in PYPROJECT["tool"]["setuptools"]["package-data"]["flowrob"]
+    assert "Typing :: Typed" in PROJECT["classifiers"]
+    checked = {path for path in PYPROJECT["tool"]["mypy"]["files"]}
+    faces = {path.relative_to(ROOT).as_posix() for path in (ROOT / "flowrob").glob("*/__init__.py")}
+    assert checked == faces - {"flowrob/cli/__init__.py"} | {"flowrob/units.py"}
+
+
+def test_the_command_is_declared_and_knows_its_version():
+    assert PROJECT["scripts"] == {"flowrob": "flowrob.cli:main"}
+    entry = metadata.EntryPoint("flowrob", PROJECT["scripts"]["flowrob"], "console_scripts")
+    assert callable(entry.load())
+
+
+def sdist_rules() -> list[list[str]]:
+    lines = (ROOT / "MANIFEST.in").read_text(encoding="utf-8").splitlines()
+    return [line.split() for line in lines if line and not line.startswith("#")]
+
+
+def in_sdist(path: str) -> bool:
+    """Whether MANIFEST.in takes the file, or setuptools by itself: the last rule that speaks."""
+    taken = path in {"pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"}
+    taken |= path.startswith("flowrob/")  # all of it: test_all_files_of_the_package_are_shipped
+    for command, pattern in sdist_rules():
+        if command == "include" and path == pattern:
+            taken = True
+        elif command == "graft" and path.startswith(pattern + "/"):
+            taken = True
+        elif command == "prune" and path.startswith(pattern + "/"):
+            taken = False
+        elif command == "global-exclude" and fnmatch(Path(path).name, pattern):
+            taken = False
+    return taken
+
+
+def test_the_sdist_holds_every_file_of_the_repository():
+    """So that it can run its own tests. Rules of another kind than in_sdist's are refused."""
+    assert {rule[0] for rule in sdist_rules()} <= {"include", "graft", "prune", "global-exclude"}
+    assert all(len(rule) == 2 for rule in sdist_rules())
+    for command, pattern in sdist_rules():
+        if command in {"include", "graft"}:
+            assert (ROOT / pattern).exists(), f"MANIFEST.in names {pattern}"
+    if not (ROOT / ".git").exists() or shutil.which("git") is None:
+        pytest.skip("needs git and a checkout to know what the repository holds")
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True)
+    files = [name for name in listed.stdout.decode().split("\0") if name]
+    assert len(files) > 50
+    assert not [name for name in files if not in_sdist(name)]
+    for junk in ("tests/__pycache__/a.pyc", "notebooks/01.ipynb.tmp", ".venv/bin/python", "data/x"):
+        assert not in_sdist(junk)
+
+
+def test_every_link_of_the_readme_is_absolute_and_leads_to_a_file():
+    """It is also the page of the package index, where a relative link leads nowhere."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    prose = re.sub(r"^```.*?^```$", "", readme, flags=re.MULTILINE | re.DOTALL)
+    inline = re.findall(r"\]\(([^)]*)\)", prose)
+    named = dict(re.findall(r"^\[([^\]]+)\]: (\S+)$", prose, flags=re.MULTILINE))
+    links = [*inline, *named.values(), *re.findall(r"(?:src|href)=\"([^\"]*)", prose)]
+    assert links and all(link.startswith("https://") for link in links)
+    raw = HOME.replace("github.com", "raw.githubusercontent.com") + "/main/"
+    for link in links:
+        for prefix in (f"{HOME}/blob/main/", f"{HOME}/tree/main/", raw):
+            if link.startswith(prefix):
+                assert (ROOT / link.removeprefix(prefix)).exists(), link
+    used = set(re.findall(r"(?<!!)\[([^\]\[]+)\](?![:(])", prose))
+    assert set(named) <= used, "a link that no sentence uses"
+    files = {name for name in used if name.endswith((".md", ".py", ".cff", ".ipynb"))}
+    assert files <= set(named), "a file in brackets without its link"
+
+
+def test_urls_are_those_of_one_repository():
+    for name, url in PROJECT["urls"].items():
+        assert url.startswith(HOME) or name == "Paper"
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["repository-code"] == HOME
+
+
+def test_the_readme_names_every_extra_of_a_user():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert {name for name in EXTRAS if f"\n| `{name}` |" in readme} == set(EXTRAS) - {"docs"}
+
+
+def test_the_changelog_opens_with_what_is_not_released_and_knows_this_version():
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    versions = re.findall(r"^## \[([^\]]+)\]", text, flags=re.MULTILINE)
+    assert versions[0] == "Unreleased"
+    assert flowrob.__version__ in versions
+
+
+def test_the_workflow_runs_the_two_commands_on_every_python_declared():
+    workflow = yaml.safe_load((ROOT / ".github/workflows/test.yml").read_text(encoding="utf-8"))
+    jobs = workflow["jobs"]
+    declared = re.findall(r":: (3\.\d+)$", "\n".join(PROJECT["classifiers"]), re.MULTILINE)
+    assert jobs["newest"]["strategy"]["matrix"]["python"] == declared
+    assert f">={declared[0]}" == PROJECT["requires-python"]
+    steps = {name: [s for s in job["steps"] if "run" in s] for name, job in jobs.items()}
+    commands = {name: "\n".join(step["run"] for step in runs) for name, runs in steps.items()}
+    assert commands["lint"].startswith("make lint")
+    assert commands["newest"].startswith("make test")
+    assert "python .ci/lowest.py > lowest.txt" in commands["lowest"]
+    assert '"-c lowest.txt' in commands["lowest"]
+    for job in jobs.values():
+        for step in job["steps"]:
+            assert re.fullmatch(r"actions/[a-z-]+@v\d+", step.get("uses", "actions/x@v1"))
 
 
 @pytest.mark.parametrize("path", ENVIRONMENTS, ids=lambda path: str(path.relative_to(ROOT)))
@@ -105,7 +302,7 @@ def test_environment_agrees_with_pyproject(path: Path):
 
 
 def test_environment_installs_the_package_and_repeats_nothing():
-    assert pip_part(ENVIRONMENTS[0]) == ["-e ."]
+    assert pip_part(ENVIRONMENTS[0]) == ["-e .[notebooks]"]
     assert pip_part(ENVIRONMENTS[1]) == [], "-e . would mean the .binder folder: postBuild does it"
     assert conda_part(ENVIRONMENTS[0])["python"] == conda_part(ENVIRONMENTS[1])["python"]
 
@@ -119,8 +316,13 @@ def test_script_is_executable_and_parses(name: str):
 
 
 def test_scripts_do_their_work():
-    assert "pip install --no-cache-dir -e .\n" in (ROOT / ".binder/postBuild").read_text()
-    assert "\nmake test" in (ROOT / ".ci/run").read_text()
+    binder = (ROOT / ".binder/postBuild").read_text(encoding="utf-8")
+    assert "pip install --no-cache-dir -e '.[notebooks]'\n" in binder
+    ci = (ROOT / ".ci/run").read_text(encoding="utf-8")
+    assert ci.index("\nmake lint") < ci.index("\nmake test")
+    extras = re.search(r"EXTRAS=([\w,]+)", ci)[1].split(",")
+    everything = installs(*EXTRAS) - installs("docs") | installs()
+    assert installs(*extras) == everything, "no test may be skipped for want of a library"
 
 
 def test_pytest_runs_doctests_and_strict_nbval():
@@ -187,6 +389,27 @@ def test_make_installs_once(make, tmp_path: Path):
     assert make("test") == (0, "", "-m pytest\n")
     (tmp_path / "pyproject.toml").touch()
     assert "pip install" in make("test")[2]
+
+
+def test_make_lint_checks_style_format_and_types(make):
+    _, _, calls = make("lint")
+    assert calls.endswith("-m ruff check .\n-m ruff format --check .\n-m mypy\n")
+
+
+def test_make_installs_the_extras_asked_for(make):
+    assert "-m pip install -e .[notebooks]\n" in make("lab", "EXTRAS=notebooks")[2]
+    assert "-m pip install -e .\n" in make("install", "EXTRAS=")[2]
+    assert "-m pip install -e .[dev]\n" in make("install")[2]  # each set of extras once
+    assert installs("test") | installs("notebooks") <= installs("dev")
+
+
+def test_make_help_lists_every_command():
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    phony = re.search(r"^\.PHONY: (.*)$", text, re.MULTILINE)[1].split()
+    assert re.findall(r"^([a-z]+):.*## .", text, re.MULTILINE) == phony
+    variables = re.findall(r"^([A-Z_]+) \?=", text, re.MULTILINE)
+    for variable in variables:
+        assert re.search(rf"^#   {variable} ", text, re.MULTILINE), f"{variable} is not explained"
 
 
 def test_make_passes_options_on(make):

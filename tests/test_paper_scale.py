@@ -11,7 +11,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from flowrob import flows
-from flowrob.adversary import Adversary
+from flowrob.training import Loss
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -118,7 +118,8 @@ def test_an_attack_in_training_asks_for_as_many_gradients_as_counted():
         return plain(x)
 
     flow.log_prob = log_prob
-    Adversary(1.0, 8.0, False, 0, 3, 0, None).attack(flow, torch.rand(2, 3, 8, 8), 8 / 256, 3)
+    radius, attack = torch.full((2,), 8 / 256), Loss.of("adversarial", attack_steps=3)
+    attack.perturb(flow, torch.rand(2, 3, 8, 8), radius, 3)
     assert seen == calls == {"gradients": 3, "forwards": 1}
 
 

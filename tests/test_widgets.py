@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from flowrob import plots
-from flowrob.gaussian import GaussianFlow, best_case, worst_case
+from flowrob.linear import GaussianFlow, best_case, worst_case
 from flowrob.widgets import Explorer, trade_off_explorer, worst_case_explorer
 
 

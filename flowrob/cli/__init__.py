@@ -1,0 +1,11 @@
+"""The command line: ``flowrob``, or ``python -m flowrob``.
+
+``commands``      the commands: train, attack, table, models
+``recipes``       what they know by name: recipes of models, plans of tables
+``runs``          a recipe trained, a model attacked
+``paper_tables``  the paper's tables, ours beside them
+"""
+
+from flowrob.cli.commands import main
+
+__all__ = ["main"]

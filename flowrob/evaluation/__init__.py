@@ -1,0 +1,37 @@
+"""Evaluation: what an attack does to a likelihood, and what helps (section 5).
+
+``bits``        bits/dim of a set of images; floors and ceilings that hold for every density
+``robustness``  the table of one attack, and that of the strongest of many
+``detection``   AUROC of telling data from the rest by their likelihood
+``defences``    mixtures, other bases, a uniform floor: rivals that need no robust training
+``layers``      anatomy: through which layers of a flow an attack grows
+``table``       how rows are shown
+"""
+
+from flowrob.evaluation.bits import bootstrap_interval, gibbs_floor, uniform_ceiling
+from flowrob.evaluation.defences import choose_base, mixture, rebased, uniform
+from flowrob.evaluation.detection import detection_table
+from flowrob.evaluation.layers import Anatomy, anatomy
+from flowrob.evaluation.robustness import ATTACKS, robustness_table, schedules, strongest_table
+from flowrob.evaluation.table import Table, pipe_table
+from flowrob.units import bits_per_dim
+
+__all__ = [
+    "ATTACKS",
+    "Anatomy",
+    "Table",
+    "anatomy",
+    "bits_per_dim",
+    "bootstrap_interval",
+    "choose_base",
+    "detection_table",
+    "gibbs_floor",
+    "mixture",
+    "pipe_table",
+    "rebased",
+    "robustness_table",
+    "schedules",
+    "strongest_table",
+    "uniform",
+    "uniform_ceiling",
+]

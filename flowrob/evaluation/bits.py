@@ -1,0 +1,131 @@
+"""Bits/dim: floors and ceilings that hold for every density, and the numbers of a row (section 5).
+
+    bits/dim = -log2 p(x) / D + 8        floor: log2(2 eps + 1)        ceiling: 8 - log2(w) / D
+
+Every image counts: infinite values stay in the mean and are counted beside it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from flowrob.units import bits_per_dim, check_images
+
+
+def gibbs_floor(eps: int, images: Tensor | None = None) -> float:
+    """No density gives noisy images fewer bits/dim, on average over the noise: log2(2 eps + 1).
+
+    The noise is uniform on the integers {-eps, ..., eps}, independent per pixel. The bound is its
+    entropy (Gibbs' inequality), so it holds for every normalised density, even one trained on
+    these very images. The worst image of the ball is worse than the average one: the floor bounds
+    the optimal attack too.
+
+    Args:
+        eps: grey levels.
+        images: (N, C, H, W) uint8. If given, the noisy images are clipped to 0..255, which takes
+            entropy from pixels near the ends; the mean over pixels and images is returned.
+
+    Raises:
+        ValueError: eps is not an integer in 0..255.
+        TypeError: images are not uint8.
+
+    >>> [round(gibbs_floor(eps), 2) for eps in (0, 1, 2, 4, 8)]
+    [0.0, 1.58, 2.32, 3.17, 4.09]
+    """
+    if eps != int(eps) or not 0 <= eps <= 255:
+        raise ValueError(f"eps must be an integer number of grey levels in 0..255, got {eps}")
+    count = 2 * int(eps) + 1
+    if images is None:
+        return math.log2(count)
+    check_images(images)
+    level = torch.arange(256, dtype=torch.float64, device=images.device)
+    at_ends = (eps + 1 - torch.stack((level, 255 - level))).clamp(min=1)  # outcomes that merge
+    entropy = math.log2(count) - (at_ends * at_ends.log2()).sum(0) / count
+    return entropy[images.long()].mean().item()
+
+
+def uniform_ceiling(weight: float, num_dims: int) -> float:
+    """With a uniform density mixed in at weight w, no x has more bits/dim than 8 + log2(1/w) / D.
+
+    The certificate for ``mixture(flow.log_prob, uniform, w)``, which costs every x of the flow's
+    own at most log2(1/(1 - w)) / D bits/dim.
+
+    >>> round(uniform_ceiling(0.01, 3072), 4)
+    8.0022
+    """
+    if not 0.0 < weight < 1.0:
+        raise ValueError(f"weight must lie in (0, 1), got {weight}")
+    return 8.0 - math.log2(weight) / num_dims
+
+
+def _quantile(values: Tensor, share: float) -> float:
+    """Linear interpolation between order statistics, also where some are infinite (NaN: last)."""
+    ordered, place = values.sort().values, share * (len(values) - 1)
+    low, high = ordered[math.floor(place)].item(), ordered[math.ceil(place)].item()
+    part = place - math.floor(place)
+    return low if low == high or part == 0.0 else (1.0 - part) * low + part * high
+
+
+def bootstrap_interval(
+    values: Tensor, generator: torch.Generator, num_resamples: int = 1000, level: float = 0.95
+) -> tuple[float, float]:
+    """The percentile bootstrap interval of the mean: resample images, average, take quantiles.
+
+    With few images and a heavy tail it is too narrow, as every interval is that has not seen the
+    tail; read the median beside it.
+
+    Args:
+        values: (N,).
+        generator: draws the resamples.
+        num_resamples: how many.
+        level: of confidence, in (0, 1).
+    """
+    size = (num_resamples, len(values))
+    chosen = torch.randint(len(values), size, generator=generator, device=generator.device)
+    means = values[chosen.to(values.device)].mean(1)
+    return _quantile(means, 0.5 - 0.5 * level), _quantile(means, 0.5 + 0.5 * level)
+
+
+def mixed_mean(bits: Tensor, weight: float, num_dims: int) -> float:
+    """Mean of ``bits``, bits/dim per image, once a uniform density is mixed in at ``weight``."""
+    nats = (8.0 - bits) * num_dims * math.log(2.0)
+    uniform_part = torch.full_like(nats, math.log(weight))
+    mixed = torch.logaddexp(nats + math.log1p(-weight), uniform_part)
+    return bits_per_dim(mixed, num_dims).mean().item()
+
+
+def summary(values: Tensor, generator: torch.Generator, num_resamples: int) -> dict:
+    """Mean with its 95% bootstrap interval, median, quartiles, number of non-finite values."""
+    low, high = bootstrap_interval(values, generator, num_resamples)
+    return {
+        "mean": values.mean().item(),
+        "low": low,
+        "high": high,
+        "median": _quantile(values, 0.5),
+        "q25": _quantile(values, 0.25),
+        "q75": _quantile(values, 0.75),
+        "nonfinite": int((~values.isfinite()).sum()),
+    }
+
+
+def integer_noise(images: Tensor, eps: int, generator: torch.Generator) -> Tensor:
+    """8-bit images plus uniform integers of {-eps..eps}, clipped to 0..255."""
+    size = tuple(images.shape)
+    noise = torch.randint(-eps, eps + 1, size, generator=generator, device=generator.device)
+    return (images.int() + noise.to(images.device)).clamp(0, 255).to(torch.uint8)
+
+
+def check_eps(eps: Iterable[int]) -> list[int]:
+    """The radii in ascending order, each once.
+
+    Raises:
+        ValueError: none, or one that is no integer in 0..255.
+    """
+    eps = list(eps)
+    if not eps or any(not 0 <= e <= 255 or e != int(e) for e in eps):
+        raise ValueError(f"eps must hold integers in 0..255 (grey levels), got {eps}")
+    return sorted({int(e) for e in eps})

@@ -1,0 +1,374 @@
+"""Robustness: tables of bits/dim of images, clean, noisy and attacked (section 5).
+
+Every row of a table, whatever was done to its images, is scored with the same fresh dequantisation
+noise. :func:`robustness_table` makes one attack; :func:`strongest_table` takes the worst of many,
+image by image, shared between models:
+
+    NLL*(model, eps) = max over attacks a, models m and e <= eps of NLL(model, x + delta(a, m, e))
+
+One attack may fail where another succeeds, and a robust row is worth what its strongest attack
+leaves of it. Three things are put together: several schedules, with and without random starts;
+*transfer*, the perturbations found against the other models of the table; and smaller balls, which
+the greater one contains. The last makes the strongest row grow with eps by construction: whether
+the density itself is flat is seen in the rows of the single attacks.
+
+Transfer matters for mixtures: the gradient of log(p_a + p_b) is that of the greater density alone,
+so an attack on the sum may never see the images at which both are small.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+import flowrob
+from flowrob.attacks import LinfBall, Objective, attack_images, dequantization_noise, score_images
+from flowrob.attacks.images import GOALS
+from flowrob.evaluation.bits import (
+    check_eps,
+    gibbs_floor,
+    integer_noise,
+    mixed_mean,
+    summary,
+    uniform_ceiling,
+)
+from flowrob.evaluation.table import Table
+from flowrob.units import bits_per_dim, check_images
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What all rows of a table share: images, the noise that scores them, seeds, columns.
+
+    Attributes:
+        images: (N, C, H, W) uint8.
+        scoring: the dequantisation noise of every row.
+        noisy: by eps, the images under uniform integer noise; empty if the table has no such row.
+        seed: of each attack and each bootstrap, alike for every model and eps.
+        first_seed: what the caller's generator began with.
+        uniform_weight: w of the column "mixed".
+        num_resamples: of the bootstrap.
+        batch_size: images at a time.
+    """
+
+    images: Tensor
+    scoring: Tensor
+    noisy: dict[int, Tensor]
+    seed: int
+    first_seed: int
+    uniform_weight: float
+    num_resamples: int
+    batch_size: int
+
+    @classmethod
+    def begin(
+        cls,
+        images: Tensor,
+        generator: torch.Generator,
+        noisy: Iterable[int] = (),
+        *,
+        uniform_weight: float,
+        num_resamples: int,
+        batch_size: int,
+    ) -> Protocol:
+        """Draw what is drawn once, for all models: scoring noise, uniform noise, seed."""
+        check_images(images)
+        uniform_ceiling(uniform_weight, 1)  # checks the weight
+        scoring = dequantization_noise(images, "fixed", generator)
+        levels = {e: integer_noise(images, e, generator) for e in noisy if e}
+        seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+        first_seed = generator.initial_seed()
+        return cls(
+            images, scoring, levels, seed, first_seed, uniform_weight, num_resamples, batch_size
+        )
+
+    @property
+    def num_dims(self) -> int:
+        """D of one image."""
+        return math.prod(self.images.shape[1:])
+
+    def fresh(self) -> torch.Generator:
+        """A generator in the state that every attack begins with."""
+        return torch.Generator().manual_seed(self.seed)
+
+    def bits(self, log_prob: Objective, levels: Tensor) -> Tensor:
+        """Bits/dim of grey levels, (N,), float64."""
+        nats = score_images(log_prob, levels, self.scoring, self.batch_size).double()
+        return bits_per_dim(nats, self.num_dims)
+
+    def row(self, name: str, eps: int, row: str, bits: Tensor, bounded: bool = True) -> dict:
+        """The numbers of one row; ``bounded``: whether the Gibbs floor holds for it."""
+        return {
+            "model": name,
+            "eps": eps,
+            "row": row,
+            **summary(bits, self.fresh(), self.num_resamples),
+            "floor": gibbs_floor(eps, self.images) if bounded else None,
+            "mixed": mixed_mean(bits, self.uniform_weight, self.num_dims),
+            "ceiling": uniform_ceiling(self.uniform_weight, self.num_dims),
+        }
+
+    def settings(self, eps: list[int], values: Mapping[tuple, Tensor], **own: object) -> dict:
+        """How the numbers were made, as plain data."""
+        precision = {str(v.dtype).removeprefix("torch.") for v in values.values()}
+        return {
+            "num_images": len(self.images),
+            "num_dims": self.num_dims,
+            "eps": eps,
+            **own,
+            "uniform_weight": self.uniform_weight,
+            "num_resamples": self.num_resamples,
+            "seed": self.first_seed,
+            "flowrob": flowrob.__version__,
+            "torch": torch.__version__,
+            "scored_in": ", ".join(sorted(precision)),
+        }
+
+
+def _by_name(models: Objective | Mapping[str, Objective]) -> dict[str, Objective]:
+    models = dict(models) if isinstance(models, Mapping) else {"model": models}
+    if not models:
+        raise ValueError("models is empty; pass a log_prob, or several by name")
+    return models
+
+
+def robustness_table(
+    models: Objective | Mapping[str, Objective],
+    images: Tensor,
+    eps: Iterable[int] = (0, 1, 2, 4, 8),
+    *,
+    generator: torch.Generator,
+    goal: str = "lower",
+    noise: str = "fixed",
+    uniform_weight: float = 0.01,
+    num_resamples: int = 1000,
+    batch_size: int = 64,
+    attack_options: Mapping | None = None,
+    progress: bool = False,
+) -> Table:
+    """Bits/dim of images: clean, attacked (real-valued and 8-bit), and under uniform noise.
+
+    Columns: mean with its 95% bootstrap interval (low, high), median, quartiles, the number of
+    non-finite values (they are in the mean too); ``floor``, :func:`gibbs_floor` of these images;
+    ``mixed``, the mean once a uniform density is mixed in at ``uniform_weight`` (the attack is
+    then still the same one, because the mixture grows with the density), which no row can lift
+    above ``ceiling``, :func:`uniform_ceiling`.
+
+    Source: Tables 1 to 3 and section 5 of the paper.
+
+    Args:
+        models: a log_prob of x in [0, 1], from any library, or several by name.
+        images: (N, C, H, W) uint8.
+        eps: l_inf radii in grey levels; 0 makes the clean row.
+        generator: draws, once for all models: the noise that scores every row, and the uniform
+            noise; then, alike for every model and eps, that of the attack and of the bootstrap.
+        goal: "lower" (attack data) or "raise" (attack what is not data).
+        noise: of the attack: "fixed", "midpoint" or "expected".
+        uniform_weight: w of the column ``mixed``.
+        num_resamples: of the bootstrap.
+        batch_size: images at a time.
+        attack_options: for :func:`flowrob.attacks.attack_images`, for example
+            ``{"num_steps": 50, "schedule": "auto"}``.
+        progress: show a progress bar.
+
+    Returns:
+        A :class:`Table`. ``values[model, eps, row]`` are bits/dim per image and
+        ``images[model, eps, row]`` the images, with row "clean", "attacked", "attacked 8-bit" or
+        "noise"; the name of a single model is "model".
+
+    Raises:
+        TypeError: images are not uint8.
+        ValueError: no images or models, eps that are not integers, an unknown goal, a weight
+            outside (0, 1), or a norm other than l_inf among the attack's options.
+    """
+    models, eps, options = _by_name(models), check_eps(eps), dict(attack_options or {})
+    if goal not in GOALS:
+        raise ValueError(f'goal must be "lower" or "raise", got {goal!r}')
+    if options.get("norm", LinfBall) is not LinfBall:
+        raise ValueError("the rows share one l_inf ball; for another norm use attack_images")
+    columns: dict[str, Any] = {"uniform_weight": uniform_weight, "num_resamples": num_resamples}
+    protocol = Protocol.begin(images, generator, eps, batch_size=batch_size, **columns)
+    rows, values, kept, warnings = [], {}, {}, []
+    bar = tqdm(total=len(models) * len(eps), disable=not progress, desc="table", leave=False)
+    for name, log_prob in models.items():
+        for e in eps:
+            inputs = {"clean": images}
+            if e:
+                attack = attack_images(
+                    log_prob,
+                    images,
+                    e,
+                    goal=goal,
+                    noise=noise,
+                    batch_size=batch_size,
+                    generator=protocol.fresh(),
+                    **options,
+                )
+                warnings += [f"{name}, eps {e}: {warning}" for warning in attack.warnings]
+                rounded = images + LinfBall(float(e)).round(attack.x.float() - images)
+                inputs = {"attacked": attack.x, "attacked 8-bit": rounded.to(torch.uint8)}
+                inputs["noise"] = protocol.noisy[e]
+            for row, levels in inputs.items():
+                kept[name, e, row] = levels
+                bits = values[name, e, row] = protocol.bits(log_prob, levels)
+                bounded = goal == "lower" or row == "noise"
+                rows.append(protocol.row(name, e, row, bits, bounded))
+            if e:
+                of_row = {row: values[name, e, row] for row in inputs}
+                warnings += [f"{name}, eps {e}: {w}" for w in _suspicions(of_row, rows[-1], goal)]
+            bar.update()
+    bar.close()
+    if len(models) == 1:
+        rows = [{key: value for key, value in row.items() if key != "model"} for row in rows]
+    own = {"goal": goal, "noise": noise, "attack_options": options}
+    settings = protocol.settings(eps, values, **own)
+    caption = f"Bits/dim of {len(images)} images, attack: {goal}s the likelihood"
+    return Table(rows, caption, values, kept, settings, warnings)
+
+
+def _suspicions(bits: dict[str, Tensor], noise_row: dict, goal: str) -> list[str]:
+    """What the noise row says about the density, and about the attack."""
+    found = []
+    if noise_row["high"] < noise_row["floor"]:
+        found.append(
+            "the noise row lies below its Gibbs floor: the density is not normalised, or not in "
+            "nats per unit of x in [0, 1]"
+        )
+    ahead = (bits["noise"] - bits["attacked"]) * (1.0 if goal == "lower" else -1.0)
+    if beaten := int((ahead > 0).sum()):
+        found.append(
+            f"uniform noise beats the attack on {beaten} of {len(ahead)} images: raise num_steps, "
+            "or check the gradients with flowrob.attacks.square"
+        )
+    return found
+
+
+def schedules(steps: Iterable[int] = (20, 100), auto: bool = True) -> dict[str, dict]:
+    """Attacks by name, as options of :func:`flowrob.attacks.attack_images`.
+
+    PGD with each number of steps and, if ``auto``, Auto-PGD from a random start with the greatest.
+
+    >>> list(schedules())
+    ['pgd-20', 'pgd-100', 'auto-pgd-100']
+    """
+    steps = list(steps)
+    attacks = {f"pgd-{n}": {"num_steps": n} for n in steps}
+    longest = {"num_steps": max(steps), "schedule": "auto", "start": "random"}
+    return attacks | ({f"auto-pgd-{max(steps)}": longest} if auto else {})
+
+
+#: What :func:`strongest_table` tries unless told otherwise.
+ATTACKS = schedules()
+
+
+def strongest_table(
+    models: Objective | Mapping[str, Objective],
+    images: Tensor,
+    eps: Iterable[int] = (0, 1, 2, 4, 8),
+    *,
+    generator: torch.Generator,
+    attacks: Mapping[str, Mapping] | None = None,
+    uniform_weight: float = 0.01,
+    num_resamples: int = 1000,
+    batch_size: int = 64,
+    progress: bool = False,
+) -> Table:
+    """Bits/dim of data under each of several attacks, and under the worst of all, image by image.
+
+    Rows per model: "clean" at eps 0; at each other eps a row per attack, then "strongest", the
+    maximum over all attacks on all models at this and every smaller eps, as this model scores
+    their results. Columns as in :func:`robustness_table`.
+
+    Source: Tables 1 to 3 of the paper, with one attack; Croce and Hein 2020 and Tramer et al. 2020
+    for why it takes more than one.
+
+    Args:
+        models: a log_prob of x in [0, 1], from any library, or several by name.
+        images: (N, C, H, W) uint8.
+        eps: l_inf radii in grey levels; 0 makes the clean rows.
+        generator: draws the noise that scores every row; then, alike for every model and eps,
+            what each attack and the bootstrap need.
+        attacks: by name, options of :func:`~flowrob.attacks.attack_images`; default
+            :data:`ATTACKS`.
+        uniform_weight: w of the column ``mixed``.
+        num_resamples: of the bootstrap.
+        batch_size: images at a time.
+        progress: show a progress bar.
+
+    Returns:
+        A :class:`Table`. ``values[model, eps, row]`` are bits/dim per image.
+
+    Raises:
+        TypeError: images are not uint8.
+        ValueError: no images, models or attacks, an attack called "clean" or "strongest", eps that
+            are not integers, or a weight outside (0, 1).
+    """
+    models, eps = _by_name(models), check_eps(eps)
+    attacks = dict(ATTACKS if attacks is None else attacks)
+    if not attacks or {"clean", "strongest"} & {*attacks}:
+        raise ValueError(
+            f'attacks needs at least one, none of them called "clean" or "strongest", got '
+            f"{sorted(attacks)}"
+        )
+    columns: dict[str, Any] = {"uniform_weight": uniform_weight, "num_resamples": num_resamples}
+    protocol = Protocol.begin(images, generator, batch_size=batch_size, **columns)
+    radii = [e for e in eps if e]
+    total = len(radii) * len(models) * sum(_cost(options) for options in attacks.values())
+    with tqdm(total=total, disable=not progress, desc="attacks", leave=False) as bar:
+        values, warnings = _worst_of_all(models, attacks, radii, protocol, bar.update)
+    rows = [
+        protocol.row(name, e, row, values[name, e, row], bounded=e > 0)
+        for name in models
+        for e in eps
+        for row in ((*attacks, "strongest") if e else ("clean",))
+    ]
+    settings = protocol.settings(eps, values, attacks=attacks)
+    caption = f"Bits/dim of {len(images)} images: each attack, and the worst of all per image"
+    return Table(rows, caption, values, {}, settings, warnings)
+
+
+def _worst_of_all(
+    models: dict[str, Objective],
+    attacks: dict[str, Mapping],
+    radii: list[int],
+    protocol: Protocol,
+    advance: Callable[[int], object],
+) -> tuple[dict[tuple, Tensor], list[str]]:
+    """Bits/dim by (model, eps, row), every model scored on what was found against all."""
+    values: dict[tuple, Tensor] = {}
+    warnings, images = [], protocol.images
+    worst = {name: protocol.bits(log_prob, images) for name, log_prob in models.items()}
+    values |= {(name, 0, "clean"): bits for name, bits in worst.items()}
+    for e in radii:
+        for victim, log_prob in models.items():
+            for attack, options in attacks.items():
+                fresh: dict[str, Any] = {
+                    "batch_size": protocol.batch_size,
+                    "generator": protocol.fresh(),
+                }
+                found = attack_images(log_prob, images, e, **fresh, **options)
+                warnings += [f"{victim}, eps {e}, {attack}: {w}" for w in found.warnings]
+                for name, other in models.items():
+                    bits = protocol.bits(other, found.x)
+                    worst[name] = _greater(worst[name], bits)
+                    if name == victim:
+                        values[name, e, attack] = bits
+                advance(_cost(options))
+        values |= {(name, e, "strongest"): bits for name, bits in worst.items()}
+    return values, warnings
+
+
+def _cost(options: Mapping) -> int:
+    """Gradient steps of an attack."""
+    return options.get("num_steps", 20) * options.get("restarts", 1)
+
+
+def _greater(first: Tensor, second: Tensor) -> Tensor:
+    """The greater of two, image by image; NaN, which no density has, counts as the worst."""
+    return torch.where(first.isnan() | (first >= second), first, second)

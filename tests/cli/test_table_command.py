@@ -1,0 +1,204 @@
+"""flowrob table: train what is not there, attack all, print and record."""
+
+import json
+import os
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from small_commands import SHORT, state, table
+
+from flowrob import data, zoo
+from flowrob.cli import main, paper_tables
+from flowrob.cli.recipes import PHOTOS, RECIPES, TABLES, Plan
+from flowrob.data import load
+from flowrob.evaluation import mixture, rebased, strongest_table
+
+
+@pytest.fixture
+def few_images(monkeypatch):
+    """The recipes of the tiny models, on 64 images; 8 are reported on."""
+    few = replace(PHOTOS, train=("train", (0, 64)), report=("test", (0, 8)))
+    for name in ("tiny-base", "tiny-clean", "tiny-adversarial", "tiny-hybrid"):
+        monkeypatch.setitem(RECIPES, name, replace(RECIPES[name], images=few))
+
+
+@pytest.fixture
+def small_table(monkeypatch, few_images):
+    plan = Plan("A table", TABLES["tiny", "laptop"].models, True, eps=(0, 8), steps=(2,))
+    monkeypatch.setitem(TABLES, ("tiny", "laptop"), plan)
+    monkeypatch.setattr(paper_tables, "NUM_TUNED", 8)
+    bases = {
+        "clean, wider base": ("scale", (1.0, 3.0)),
+        "clean, Student-t base": ("degrees", (1.0, 5.0)),
+    }
+    monkeypatch.setattr(paper_tables, "BASES", bases)
+
+
+def test_table_trains_attacks_and_records(small_table, tmp_path, capsys):
+    assert main(table(tmp_path)) == 0
+    record = json.loads(
+        (tmp_path / "table-tiny-laptop.json").read_text(), parse_constant=pytest.fail
+    )
+    printed = capsys.readouterr().out
+    assert printed.endswith(paper_tables.layout(record) + "\n") and "A table" in printed
+    assert record["command"].startswith("python -m flowrob table tiny --folder")
+    assert os.sep not in record["command"] and record["duration_s"] > 0
+    names = ["tiny-clean", "tiny-adversarial", "tiny-hybrid"]
+    assert record["models"] == names
+    assert set(record["training_seconds"]) == {*names, "tiny-base"}
+    data = {"train": "photos, train 0..63", "tune": None, "report": "photos, test 0..7"}
+    assert record["data"] == dict.fromkeys(names, data)
+    flow = {name.split("-")[1]: zoo.load(tmp_path / f"{name}.safetensors", "cpu") for name in names}
+    for name in (*names, "tiny-base"):  # each says which command made it: the table's
+        assert zoo.recipe(tmp_path / f"{name}.safetensors")["command"] == record["command"]
+    chosen = record["baselines"]
+    for name, parameter in {
+        "clean, wider base": "scale",
+        "clean, Student-t base": "degrees",
+    }.items():
+        best = min(chosen[name]["tried"], key=lambda entry: entry["half and half"])
+        assert chosen[name][parameter] == best[parameter] and chosen[name]["num_images"] == 8
+    models = {name: f.log_prob for name, f in flow.items()} | {
+        "clean, wider base": rebased(flow["clean"], scale=chosen["clean, wider base"]["scale"]),
+        "clean, Student-t base": rebased(
+            flow["clean"], degrees=chosen["clean, Student-t base"]["degrees"]
+        ),
+        "mixture": mixture(flow["clean"].log_prob, flow["adversarial"].log_prob),
+    }
+    images = load("photos", split="test", size=16, limit=4)
+    attacks = TABLES["tiny", "laptop"].attacks
+    assert set(attacks) == {"pgd-2", "auto-pgd-2"}
+    generator = torch.Generator().manual_seed(0)
+    expected = strongest_table(models, images, [0, 8], generator=generator, attacks=attacks)
+    assert record["rows"] == json.loads(expected.to_json())["rows"]
+    # a second run trains nothing, and the same numbers come out
+    before = {path: path.read_bytes() for path in tmp_path.glob("*.safetensors")}
+    assert main(table(tmp_path, "--json", str(tmp_path / "again.json"))) == 0
+    again = json.loads((tmp_path / "again.json").read_text())
+    assert again["rows"] == record["rows"]
+    assert before == {path: path.read_bytes() for path in tmp_path.glob("*.safetensors")}
+
+
+@pytest.fixture
+def iterations(monkeypatch, few_images):
+    """A table of two models, each by itself."""
+    models = {name: name for name in ("tiny-clean", "tiny-hybrid")}
+    plan = Plan("Iterations", models, False, eps=(0, 8), steps=(1, 3), auto=False)
+    monkeypatch.setitem(TABLES, ("tiny", "laptop"), plan)
+
+
+def test_tables_of_single_models_go_over_iterations(iterations, tmp_path, capsys):
+    assert main(table(tmp_path)) == 0
+    record = json.loads((tmp_path / "table-tiny-laptop.json").read_text())
+    assert [row["row"] for row in record["rows"][:4]] == ["clean", "pgd-1", "pgd-3", "strongest"]
+    assert record["settings"]["num_images"] == {"tiny-clean": 4, "tiny-hybrid": 4}
+    assert "| tiny-hybrid | pgd-3 |" in capsys.readouterr().out
+
+
+def test_the_models_of_a_table_are_those_of_train(iterations, tmp_path):
+    """Base, settings and seed: one way to train, whichever command asks for it."""
+    (tmp_path / "table").mkdir()
+    assert main(table(tmp_path / "table", "--seed", "3")) == 0
+    for name in ("tiny-clean", "tiny-hybrid"):
+        path = tmp_path / name / f"{name}.safetensors"
+        words = ["train", "--preset", name, "--output", str(path), *SHORT, "--seed", "3"]
+        assert main(words) == 0
+        for part in (name, "tiny-base"):
+            ours = state(tmp_path / "table" / f"{part}.safetensors")
+            alone = state(tmp_path / name / f"{part}.safetensors")
+            assert ours.keys() == alone.keys()
+            assert all(torch.equal(ours[key], alone[key]) for key in ours)
+        recipes = [
+            zoo.recipe(tmp_path / where / f"{name}.safetensors") for where in ("table", name)
+        ]
+        for key in ("settings", "data", "seed", "rows", "start", "preset"):
+            assert recipes[0][key] == recipes[1][key], key
+
+
+def test_shipped_weights_are_attacked_without_training(monkeypatch, tmp_path):
+    names = ("glow-photos-clean", "glow-photos-hybrid")
+    models = {name: name for name in names}
+    plan = Plan("Shipped", models, False, eps=(0, 8), steps=(1,), auto=False)
+    monkeypatch.setitem(TABLES, ("tiny", "laptop"), plan)
+    assert main(table(tmp_path, "--shipped")) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["table-tiny-laptop.json"]
+    record = json.loads((tmp_path / "table-tiny-laptop.json").read_text())
+    images = load("photos", split="test", limit=4)
+    for name in names:
+        expected = strongest_table(
+            {name: zoo.load(name, "cpu").log_prob},
+            images,
+            plan.eps,
+            generator=torch.Generator().manual_seed(0),
+            attacks=plan.attacks,
+        )
+        rows = [row for row in record["rows"] if row["model"] == name]
+        assert rows == json.loads(expected.to_json())["rows"]
+        assert record["training_seconds"][name] == zoo.recipe(name)["training_seconds"]
+
+
+def test_table_takes_images_from_elsewhere_and_refuses_what_it_does_not_know(tmp_path, capsys):
+    images = load("photos", size=16, limit=16)
+    np.savez(tmp_path / "c.npz", images=images.permute(0, 2, 3, 1).numpy())
+    command = ["table", "1", "--folder", str(tmp_path), "--quiet"]
+    assert main([*command, "--data", f"cifar10={tmp_path / 'c.npz'}"]) == 2
+    assert "indices=slice(0, 3200, None) reaches beyond the 16" in capsys.readouterr().err
+    for wrong in ("c.npz", "mnist=c.npz", "cifar10="):
+        with pytest.raises(SystemExit, match="2"):
+            main([*command, "--data", wrong])
+        assert "write SET=PATH" in capsys.readouterr().err
+    assert main(["table", "photos", "--scale", "paper"]) == 2
+    assert "no table photos --scale paper: one of 1 --scale laptop" in capsys.readouterr().err
+
+
+def test_a_setting_that_any_of_its_models_refuses_ends_it_before_training(tmp_path, capsys):
+    refused = {
+        "share=0.5": "share=0.5 with loss='adversarial'",
+        "memory=long": "memory must be one of",
+        "attack_steps=0": "attack_steps must be at least 1",
+    }
+    for wrong, message in refused.items():
+        assert main(table(tmp_path, "--set", wrong)) == 2
+        assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_download_is_passed_on_and_never_done_unasked(tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def load(name, **options):
+        asked.append((name, options["download"]))
+        raise OSError("no network")
+
+    monkeypatch.setattr(data, "load", load)
+    command = ["table", "1", "--folder", str(tmp_path), "--quiet"]
+    assert main(command) == 2 and main([*command, "--download"]) == 2
+    assert main(["train", "--preset", "glow-cifar10-base", "--download"]) == 2
+    assert asked == [("cifar10", False), ("cifar10", True), ("cifar10", True)]
+    assert "no network" in capsys.readouterr().err
+
+
+def test_layout_puts_the_papers_table_1_above_ours():
+    rows = [
+        {"model": "clean", "eps": e, "row": r, "mean": e + 3.5, "median": "inf"}
+        for e, r in [(0, "clean"), (8, "pgd-20"), (8, "strongest")]
+    ]
+    text = paper_tables.layout({"table": "1", "title": "T", "rows": rows})
+    assert "| paper: clean | PGD | 3.40 | 2,000,000 |" in text
+    assert "| clean | strongest | 3.50 / inf | 11.50 / inf |" in text
+    assert "paper" not in paper_tables.layout({"table": "2", "title": "T", "rows": rows})
+
+
+@pytest.mark.parametrize("key", TABLES)
+def test_a_row_has_one_budget_and_what_is_not_loss_is_alike(key):
+    plan = TABLES[key]
+    assert all(name in RECIPES for name in plan.models.values())
+    if not plan.baselines:
+        return
+    assert [*plan.models] == ["clean", "adversarial", "hybrid"]
+    recipes = [RECIPES[name] for name in plan.models.values()]
+    assert [recipe.loss.name for recipe in recipes] == [*plan.models]
+    assert len({recipe.start for recipe in recipes}) == 1 and recipes[0].start
+    assert all(replace(recipe, loss=recipes[0].loss) == recipes[0] for recipe in recipes)
