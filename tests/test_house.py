@@ -197,3 +197,16 @@ def test_no_two_test_files_share_a_name():
     """Without packages among the tests a name is a module, and stands for one file."""
     names = Counter(path.name for path in (ROOT / "tests").rglob("*.py"))
     assert {name for name, count in names.items() if count > 1} <= {"conftest.py"}
+
+
+def test_the_readme_draws_the_map_that_the_package_has():
+    import flowrob
+
+    drawn = flowrob.__doc__.split("::\n\n", 1)[1].split("\n\nUnits", 1)[0]
+    lines = [("  " + line[4:]).rstrip() for line in drawn.splitlines()]
+    readme = (PACKAGE.parent / "README.md").read_text(encoding="utf-8")
+    assert "\n".join(lines) in readme
+    for module in FILES:
+        name = module.removeprefix("flowrob.").split(".")[-1]
+        if module != "flowrob.__main__" and name not in CHAPTERS:
+            assert name in drawn, f"{module} is not on the map"
