@@ -15,7 +15,7 @@ public names, ``from flowrob.linear import GaussianFlow``; inside, a file is a s
     training/    loop (fit)   losses (clean, adversarial, hybrid: whom a step attacks)
                  visits (how long an attack lasts)   batches   update   muon
                  validation   guard   checkpoints                                           4
-    evaluation/  bits   robustness   detection   defences (mixture, other bases)
+    evaluation/  bits   robustness   convergence   detection   defences (mixture, other bases)
                  layers (anatomy)   table                                                   5
     cli/         commands   recipes   runs   paper_tables              flowrob, python -m flowrob
     units        grey levels and x, nats and bits/dim       data     images in

@@ -1,6 +1,7 @@
 """Evaluation: what an attack does to a likelihood, and what helps (section 5).
 
 ``bits``        bits/dim of a set of images; floors and ceilings that hold for every density
+``convergence`` attacks that go on until twice the steps find no more, or say ``>=``
 ``robustness``  the table of one attack, and that of the strongest of many
 ``detection``   AUROC of telling data from the rest by their likelihood
 ``defences``    mixtures, other bases, a uniform floor: rivals that need no robust training
@@ -9,6 +10,7 @@
 """
 
 from flowrob.evaluation.bits import bootstrap_interval, gibbs_floor, uniform_ceiling
+from flowrob.evaluation.convergence import Budget, converged_table
 from flowrob.evaluation.defences import choose_base, mixture, rebased, uniform
 from flowrob.evaluation.detection import detection_table
 from flowrob.evaluation.layers import Anatomy, anatomy
@@ -19,11 +21,13 @@ from flowrob.units import bits_per_dim
 __all__ = [
     "ATTACKS",
     "Anatomy",
+    "Budget",
     "Table",
     "anatomy",
     "bits_per_dim",
     "bootstrap_interval",
     "choose_base",
+    "converged_table",
     "detection_table",
     "gibbs_floor",
     "mixture",

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -93,6 +93,10 @@ class Protocol:
         """D of one image."""
         return math.prod(self.images.shape[1:])
 
+    def rows(self, which: Tensor) -> Protocol:
+        """The same for some of the images, with their noise."""
+        return replace(self, images=self.images[which], scoring=self.scoring[:, which], noisy={})
+
     def fresh(self) -> torch.Generator:
         """A generator in the state that every attack begins with."""
         return torch.Generator().manual_seed(self.seed)
@@ -131,7 +135,12 @@ class Protocol:
         }
 
 
-def _by_name(models: Objective | Mapping[str, Objective]) -> dict[str, Objective]:
+def models_by_name(models: Objective | Mapping[str, Objective]) -> dict[str, Objective]:
+    """Several log_probs by name; a single one is called "model".
+
+    Raises:
+        ValueError: there is none.
+    """
     models = dict(models) if isinstance(models, Mapping) else {"model": models}
     if not models:
         raise ValueError("models is empty; pass a log_prob, or several by name")
@@ -187,7 +196,7 @@ def robustness_table(
         ValueError: no images or models, eps that are not integers, an unknown goal, a weight
             outside (0, 1), or a norm other than l_inf among the attack's options.
     """
-    models, eps, options = _by_name(models), check_eps(eps), dict(attack_options or {})
+    models, eps, options = models_by_name(models), check_eps(eps), dict(attack_options or {})
     if goal not in GOALS:
         raise ValueError(f'goal must be "lower" or "raise", got {goal!r}')
     if options.get("norm", LinfBall) is not LinfBall:
@@ -309,7 +318,7 @@ def strongest_table(
         ValueError: no images, models or attacks, an attack called "clean" or "strongest", eps that
             are not integers, or a weight outside (0, 1).
     """
-    models, eps = _by_name(models), check_eps(eps)
+    models, eps = models_by_name(models), check_eps(eps)
     attacks = dict(ATTACKS if attacks is None else attacks)
     if not attacks or {"clean", "strongest"} & {*attacks}:
         raise ValueError(

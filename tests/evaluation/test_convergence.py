@@ -1,0 +1,149 @@
+"""Attacks that know when they have converged, and find a model out that hides."""
+
+import math
+
+import pytest
+import torch
+
+from flowrob.data import load
+from flowrob.evaluation import Budget, converged_table, robustness_table
+from flowrob.evaluation.convergence import Search
+from flowrob.flows import glow
+from flowrob.training import fit
+
+SMALL = Budget(first_steps=2, max_steps=16)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return load("photos", size=8, split="test", limit=6)
+
+
+@pytest.fixture(scope="module")
+def flow():
+    flow = glow((3, 8, 8), num_levels=2, num_steps=2, width=8)
+    fit(flow, load("photos", size=8, limit=200), num_steps=60, batch_size=32, progress=False)
+    return flow
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def smooth(x):
+    """A density whose worst case is the corner away from 1/2, found by the first steps."""
+    return -20.0 * (x - 0.5).square().flatten(1).sum(1)
+
+
+def hiding(x):
+    """Flat as far as its gradient shows around an image, and far down beyond a wall of noise.
+
+    Near x = 1/2 each grey level lies on a slope that leads to a shallow end; the deep one is on the
+    other side, which only other starts reach.
+    """
+    away = 256 * (x - 0.5)
+    shallow, deep = 0.02 * away, 0.4 * (-away - 4.0)
+    return -torch.maximum(shallow, deep).flatten(1).sum(1)
+
+
+def test_a_model_that_does_not_hide_converges_early_and_says_so(images):
+    table = converged_table(smooth, images, (0, 4), generator=seeded(), budget=SMALL)
+    clean, attacked = table.rows
+    assert (clean["row"], attacked["row"]) == ("clean", "attacked")
+    assert attacked["status"] == "converged" and attacked["steps"] < SMALL.max_steps
+    y = images.double()
+    away = (y - 127.5).abs()  # each grey level moves 4 further from the middle, if there is room
+    assert attacked["mean"] > clean["mean"]
+    corners = (127.5 + torch.where(y < 127.5, -1.0, 1.0) * (away + 4)).clamp(0, 255)
+    found = table.images["model", 4, "attacked"].double()
+    assert (
+        found - corners
+    ).abs().amax() <= 1.0  # dequantisation noise may turn a grey level at 127
+
+
+def test_a_model_that_hides_from_its_own_gradient_is_found_out():
+    grey = torch.full((3, 3, 8, 8), 128, dtype=torch.uint8)
+    usual = robustness_table(hiding, grey, (8,), generator=seeded(), num_resamples=1)
+    shown = next(row["mean"] for row in usual.rows if row["row"] == "attacked")
+    table = converged_table(hiding, grey, (8,), generator=seeded(), budget=Budget(5, 40))
+    (found,) = table.rows
+    assert found["mean"] > shown + 0.5 / math.log(2.0) / 2
+
+
+def test_what_is_not_settled_when_the_budget_ends_is_a_lower_bound(flow, images):
+    short = Budget(first_steps=1, max_steps=1)
+    table = converged_table(flow.log_prob, images, (8,), generator=seeded(), budget=short)
+    (row,) = table.rows
+    assert row["status"] == ">=" and row["steps"] == 1
+    assert row["evaluations"] == 7.0  # seven ascents of one step each, on all images
+
+
+def test_more_budget_never_finds_less_and_the_curve_says_what_it_cost(flow, images):
+    tables = [
+        converged_table(flow.log_prob, images, (8,), generator=seeded(), budget=Budget(2, most))
+        for most in (2, 8)
+    ]
+    less, more = (table.values["model", 8, "attacked"] for table in tables)
+    assert bool((more >= less).all())
+    curve = tables[1].settings["curves"]["model, 8"]
+    means, spent = ([point[key] for point in curve] for key in ("mean", "evaluations"))
+    assert means == sorted(means) and spent == sorted(spent)
+    assert curve[0] == tables[0].settings["curves"]["model, 8"][0]
+
+
+def test_rows_grow_with_eps_and_stay_in_their_balls(flow, images):
+    table = converged_table(flow.log_prob, images, (0, 1, 4), generator=seeded(), budget=SMALL)
+    lines = table.by_eps()
+    assert bool((lines.diff(dim=0) >= 0).all())
+    for e in (1, 4):
+        moved = table.images["model", e, "attacked"]
+        assert (moved - images).abs().max() <= e + 1e-4
+        assert moved.min() >= 0 and moved.max() <= 255
+
+
+def test_models_share_what_was_found(flow, images):
+    """A model whose gradient is masked is scored on what the other one yielded to."""
+
+    def masked(x):
+        return flow.log_prob(x.detach()) + 0.0 * x.flatten(1).sum(1)
+
+    models = {"masked": masked, "open": flow.log_prob}
+    table = converged_table(models, images, (4,), generator=seeded(), budget=SMALL)
+    alone = converged_table(masked, images, (4,), generator=seeded(), budget=SMALL)
+    shared, own = table.values["masked", 4, "attacked"], alone.values["model", 4, "attacked"]
+    assert shared.mean() > own.mean() + 0.05
+    assert table.rows[0]["status"] == ">="  # its own search had missed that
+
+
+def test_settled_images_drop_out(images):
+    """Half of the images cannot be lowered at all: they cost two rounds, no more."""
+    stuck = images.clone()
+    stuck[:3] = 128
+
+    def log_prob(x):
+        movable = (x.flatten(1).std(1) > 0.05).to(x)
+        return -200.0 * movable * (x - 0.5).square().flatten(1).sum(1)
+
+    budget = Budget(first_steps=2, max_steps=8, mean_gain=1e-9, image_gain=1e-9)
+    table = converged_table(log_prob, stuck, (4,), generator=seeded(), budget=budget)
+    curve = table.settings["curves"]["model, 4"]
+    assert [point["evaluations"] for point in curve][:2] == [14.0, 42.0]
+    if len(curve) > 2:  # of the third round of 4 steps only the other half is paid for
+        assert curve[2]["evaluations"] <= 42.0 + 7 * 8 / 2
+
+
+def test_nan_is_the_worst_there_is():
+    levels = torch.zeros(2, 1, 1, 1)
+    search = Search(torch.tensor([1.0, 5.0]), levels, torch.zeros(2, dtype=torch.bool))
+    search.offer(torch.tensor([math.nan, 4.0]), levels + 1)
+    assert search.bits[0].isnan() and search.bits[1] == 5.0
+    assert search.levels.flatten().tolist() == [1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"first_steps": 0}, {"max_steps": 5}, {"patience": 0}, {"mean_gain": 0.0}, {"image_gain": -1}],
+)
+def test_a_budget_that_makes_no_sense_is_refused(wrong):
+    with pytest.raises(ValueError, match="must be"):
+        Budget(**wrong)
