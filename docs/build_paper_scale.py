@@ -19,11 +19,13 @@ from build_benchmarks import markdown, provenance  # noqa: E402  beside this fil
 
 HEAD = """# Training at the paper's size: what it costs
 
-The paper's Glow on CIFAR-10 has L = 3 levels of K = 32 steps and conditioners of width 512
-(`flows.published("glow-cifar10")`). Where there is no GPU it is not trained, but its price can be
-counted and measured. **Counted**: FLOPs (torch's counter, forward and backward; a multiplication
-and an addition are two), memory, parameters. **Measured**: CPU seconds on one core. **Assumed, not
-measured**: the length of a run, and everything about GPUs: no GPU was measured for this page.
+The published Glow for CIFAR-10 (Kingma and Dhariwal 2018) has L = 3 levels of K = 32 steps and
+conditioners of width 512 (`flows.published("glow-cifar10")`). The paper's main text gives no sizes:
+that it used these is our assumption, and "the paper's size" below means them. Where there is no GPU
+it is not trained, but its price can be counted and measured. **Counted**: FLOPs (torch's counter,
+forward and backward; a multiplication and an addition are two), memory, parameters. **Measured**:
+CPU seconds on one core. **Assumed, not measured**: the length of a run, and everything about GPUs:
+no GPU was measured for this page.
 
 This file is written by `python docs/build_paper_scale.py` from `results/paper_cost.json`.
 """

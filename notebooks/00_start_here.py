@@ -13,6 +13,9 @@
 # | **Paper sections** | 1 and 4 of Pope, Balaji and Feizi (AISTATS 2020) |
 
 # %%
+import json
+from pathlib import Path
+
 import matplotlib.pyplot as plt
 import torch
 
@@ -33,8 +36,8 @@ device = flowrob.device()
 #
 # $$\log p(x) = \log \mathcal N(f(x); 0, I) + \log\left|\det \tfrac{\partial f}{\partial x}\right|.$$
 #
-# It was trained by this package on the training crops. What you see are test crops, cut from
-# regions of the photographs that the model never saw.
+# It was trained by this package on the training crops. What you see are test crops: held-out squares
+# of the same eight photographs, which no training crop touches.
 
 # %%
 images = data.load("photos", split="test")[:48]
@@ -49,6 +52,25 @@ plt.show()
 
 # %%
 print(glow)
+
+# %% [markdown]
+# The package ships two Glows trained on these crops without any defence. We take the less likely and
+# more fragile of the two, because it explodes in plain sight; here are both, from their records. (*eps*
+# counts grey levels of 256.) How far a likelihood falls depends on the training, too: keep that in mind
+# for every number below.
+
+
+# %%
+def recorded(name, eps):
+    """Mean bits/dim of all test crops, from the record of `python -m flowrob attack`."""
+    rows = json.loads(Path(f"../results/attack-{name}.json").read_text(encoding="utf-8"))["rows"]
+    wanted = (eps, "attacked" if eps else "clean")
+    return next(row["mean"] for row in rows if (row["eps"], row["row"]) == wanted)
+
+
+for name in ("glow-photos-adam", "glow-photos-clean"):
+    print(f"{name}: {recorded(name, 0):.2f} bits/dim, under attack",
+          ", ".join(f"{recorded(name, e):.1f} at eps {e}" for e in (1, 8)))  # fmt: skip
 
 # %% [markdown]
 # ## One number per image
@@ -161,7 +183,7 @@ assert torch.allclose(found.x, by_hand)
 #
 # | paper says | we measured | same? |
 # |---|---|---|
-# | Glow's likelihood is extremely sensitive to in-distribution attacks (abstract) | the cell below, on photographs | yes, in kind |
+# | "GLOW and RealNVP are extremely sensitive to both types of attacks" (abstract) | Glow, and the first type: the cell below, on photographs; the rest in notebooks 05 and 06 | agrees |
 
 # %%
 verdict = nll(attack.x).median() > nll(x).median() + 0.5
@@ -188,10 +210,11 @@ coin = torch.randint(0, 2, x.shape, generator=generator).to(x) * 2 - 1
 share = (nll((x + radius * coin).clamp(0, 1)) - nll(x)).mean() / gain["chosen"].mean()
 print("random signs of full size cost less than half of the chosen ones:", bool(share < 0.5))
 # Full size is worse than uniform size, but still no match: in 3,072 dimensions a random direction
-# is almost orthogonal to the few in which the density falls steeply.
+# is almost orthogonal to the gradient: half of the signs help, half of them hurt.
 
 # %% [markdown]
 # **Further reading.** Kingma and Dhariwal, *Glow: Generative Flow with Invertible 1x1 Convolutions*
 # (NeurIPS 2018); Pope, Balaji and Feizi, *Adversarial Robustness of Flow-Based Generative Models*
 # (AISTATS 2020); Madry et al., *Towards Deep Learning Models Resistant to Adversarial Attacks*
-# (ICLR 2018). Go on with [01: the worst case of a Gaussian](01_worst_case_of_a_gaussian.ipynb).
+# (ICLR 2018). [The paper, item by item](../docs/paper.md) and [its errata](../docs/errata.md) keep the
+# score of the whole walkthrough. Go on with [01: the worst case of a Gaussian](01_worst_case_of_a_gaussian.ipynb).

@@ -9,11 +9,15 @@
 # | **Minutes on 2 cores** | 20 to read, under 1 to run |
 # | **Paper sections** | 2.2, 4 and 5: Figures 1, 4 and 5, the clean row of Table 1 |
 #
-# The paper trains Glow with $K=32$ steps and $L=3$ levels on CIFAR-10. Ours has far fewer
-# parameters and saw the crops of photographs that the next cell counts; the questions are the
-# same, and each verdict says on which data it was reached.
+# The paper trains Glow on CIFAR-10 and on LSUN Bedroom; its main text gives no sizes (the published
+# Glow has $K=32$ steps in each of $L=3$ levels for CIFAR-10). Ours has $K=8$ and narrow networks, and
+# saw crops of eight photographs; it is attacked on held-out crops of the same eight. The questions are
+# the same, the levels cannot be compared, and each verdict says on which data it was reached.
 
 # %%
+import json
+from pathlib import Path
+
 import matplotlib.pyplot as plt
 import torch
 
@@ -32,13 +36,24 @@ EPS = (0, 1, 2, 4, 8)
 glow = zoo.load("glow-photos-adam", device)
 images = data.load("photos", split="test", limit=32).to(device)
 print(glow)
-print("trained on:", zoo.recipe("glow-photos-adam")["data"]["train"])
+print(f"trained on {zoo.recipe('glow-photos-adam')['num_images']:,} crops")
+for name in ("glow-photos-adam", "glow-photos-clean"):  # means over all test crops, as recorded
+    rows = json.loads(Path(f"../results/attack-{name}.json").read_text(encoding="utf-8"))["rows"]
+    means = [row["mean"] for row in rows if row["row"] in ("clean", "attacked")]
+    print(f"{name}, bits/dim at eps 0, 1, 2, 4, 8:", *(f"{mean:.2f}" for mean in means))
 
 # %% [markdown]
+# Two clean Glows of this size ship. They differ in optimiser and steps (Adam; Muon for the second),
+# and this notebook attacks the first: it is the less likely and the more fragile of the two. The record
+# of the second, which notebook 07 attacks, stands below it. What makes one clean Glow explode so much
+# more than another is not settled here; no number below is "Glow's" as such.
+#
 # ## 1. Drive the likelihood of photographs down
 #
 # **Claim.** A perturbation $\delta$ that no eye can see, chosen by ascent on the NLL, makes a
 # photograph absurd to the model (the paper's *in-distribution* attack):
+#
+# > We observe that in-distribution attacks are effective even at low $\epsilon$ values. (5)
 #
 # $$\max_{\|\delta\|_\infty \le \epsilon/256}\; -\log p(x + \delta), \qquad
 # \delta \leftarrow \Pi\left(\delta + \eta\,\mathrm{sign}\,\nabla_x(-\log p)\right).$$
@@ -63,7 +78,9 @@ plots.attacked_rows(axes, {label: r[chosen] for label, r in rows.items()}, value
 plt.show()
 
 # %% [markdown]
-# Our Figure 1. Above each crop stands its NLL in bits/dim. Down to the third row the change is
+# The paper's Figure 1 has one image of this kind, a frog of CIFAR-10 that goes from 1.6 to 150 at
+# $\epsilon = 8$, and the top row of its Figure 4 another; these are other images under another model.
+# Above each crop stands its NLL in bits/dim. Down to the third row the change is
 # invisible on most screens, and yet the number has left the range of anything photographic; at
 # eight grey levels one sees a faint texture.
 
@@ -84,10 +101,12 @@ plt.show()
 
 # %% [markdown]
 # Red: photographs under attack, with the middle half of the images shaded. Grey: uniform noise of
-# the same size, which stays close to where it started. Triangles: what the paper prints for a far
-# larger Glow on other images. Up to two grey levels the curves run together; beyond, the larger
-# model explodes far more, at eight by orders of magnitude. Mean and median stay close to each other
-# here; where they part, some images carry the mean (notebook 06 has a case). So print both.
+# the same size, which stays close to where it started. Triangles: what the paper prints for its Glow
+# on other images. That the two run together up to two grey levels is a property of the weights chosen
+# here; the second clean Glow (records at the top) rises more slowly. Beyond, the paper's model explodes far
+# more than either, at eight by orders of magnitude. Ours bounds two scales that the published Glow
+# leaves free, which may be a reason. Mean and median stay close to each other here; where they part,
+# some images carry the mean (notebook 06 has a case). So print both.
 
 # %% tags=["nbval-ignore-output"]
 table
@@ -120,8 +139,8 @@ assert (mean.diff() > 0).all()
 # (Clipping to 0..255 lowers it a little; the table above counts that.) In the same way uniformly
 # random images have a mean of at least eight bits.
 #
-# The paper's Figures 4 and 5 label some images with less, in whatever unit they are given; its
-# Table 1 does not. We report that as an open question.
+# The paper's Figures 4 and 5 label some single images with less, in whatever unit they are given; its
+# Tables do not. We report that as an open question ([errata](../docs/errata.md), row 11).
 #
 # **Predict:** how close to its floor does Glow come on noise of eight grey levels?
 #
@@ -158,8 +177,12 @@ plt.show()
 # ## 3. Drive the likelihood of noise up
 #
 # **Claim.** The same ascent with the sign turned around makes pure noise look like data (the
-# paper's *out-of-distribution* attack). **Predict:** photographs sit near 4 bits/dim. Can noise get
-# there within eight grey levels?
+# paper's *out-of-distribution* attack):
+#
+# > For high attack strength ($\epsilon = 8$), likelihood values are on-par with values obtained by
+# > in-distribution samples. (5)
+#
+# **Predict:** photographs sit near 4 bits/dim. Can noise get there within eight grey levels?
 
 # %% tags=["nbval-ignore-output"]
 random_images = torch.randint(
@@ -173,6 +196,7 @@ raised = [scores[e, "out attacked" if e else "out clean"] for e in EPS]
 print("NLL of random images after their likelihood was raised (floor without attack: 8 bits/dim)")
 for e, v in zip(EPS, raised, strict=True):
     print(f"eps {e}: mean {v.mean():.1f}, median {v.median():.1f} bits/dim")
+print(f"photographs: mean {clean.mean():.1f}, median {clean.median():.1f} bits/dim")
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(10, 3.6))
@@ -188,11 +212,13 @@ axes[1].set_xlabel("NLL (bits/dim)")
 plt.show()
 
 # %% [markdown]
-# Our Figure 5; the means and medians stand above it. Left: uniform noise, and the same noise after its likelihood was raised; the blue
-# line is the median photograph. Right, for comparison and on a logarithmic axis: photographs after
+# The means and medians stand above the figure. Left: uniform noise, and the same noise after its
+# likelihood was raised (the bottom rows of the paper's Figures 4 and 5 show one such image each); the
+# blue line is the median photograph. Right, for comparison and on a logarithmic axis: photographs after
 # theirs was lowered. Both attacks move the clouds toward each other, and past each other: photographs
-# end far above the noise. But raised noise never becomes a photograph to the model: at eight grey
-# levels it is still well above the blue line.
+# end far above the noise. But "on-par" is not what we see: raised noise does not become a photograph to
+# the model, and at eight grey levels it is still well above the blue line. Nor do the paper's own labels
+# say it; the next cell prints them.
 
 # %%
 print("noise starts above eight bits/dim:", bool(raised[0].min() > 8))
@@ -201,11 +227,16 @@ print(
     bool(raised[-1].median() < raised[0].median() / 2),
 )
 print("and still lies above every photograph:", bool(raised[-1].min() > clean.max()))
+times = raised[-1].median() / clean.median()
+print("raised by eps 8, its median is more than 3 times that of the photographs:", bool(times > 3))
+for printed_in in (paper.FIGURE_4, paper.FIGURE_5):
+    label = printed_in.raised[printed_in.eps.index(8)]
+    print(f"{printed_in.source}, eps 8: raised noise {label}, image {printed_in.attacked[0]}")
 auroc = {(row["eps"], row["in"], row["out"]): row["auroc"] for row in detection.rows}
 print(f"AUROC, photographs against noise: {auroc[0, 'in clean', 'out clean']:.2f}")
 both = auroc[8, "in attacked", "out attacked"]
 print("with both attacked at eps 8 the likelihood ranks them the wrong way round:", both < 0.05)
-assert auroc[0, "in clean", "out clean"] > 0.95
+assert auroc[0, "in clean", "out clean"] > 0.95 and times > 3
 
 # %% [markdown]
 # A detector that trusts likelihood is perfect until somebody pushes, and then worse than a coin:
@@ -288,10 +319,11 @@ ax.set_xlabel("NLL (bits/dim) at eps 4, one mark per image")
 plt.show()
 
 # %% [markdown]
-# Square, with five times the evaluations and no gradient, stays far behind PGD: no sign of a masked
-# gradient. The Gaussian's perturbation transfers: computed in closed form and without a single look
-# at Glow, it does more than Square with its hundred. What makes natural images fragile is partly in
-# their covariance, and that is what notebooks 01 to 03 are about.
+# Square, with five times the evaluations and no gradient, stays far behind PGD. That PGD is not beaten
+# by it says little: a hundred queries are few in 3,072 dimensions, and a masked gradient is not ruled
+# out. It would only mean that the truth is worse. The Gaussian's perturbation transfers: computed in
+# closed form and without a single look at Glow, it does more than Square with its hundred. What makes
+# natural images fragile is partly in their covariance, and that is what notebooks 01 to 03 are about.
 
 # %%
 names = list(results)
@@ -305,18 +337,23 @@ assert gradient_best
 # %% [markdown]
 # ## What you learned
 #
-# * Glow's NLL explodes under perturbations of a few grey levels, on every image.
+# * The NLL of this Glow explodes under perturbations of a few grey levels; how much, depends on the
+#   training too.
 # * Three yardsticks belong beside such numbers: uniform noise, the Gibbs floor, a uniform ceiling.
-# * Raising the likelihood of noise works too, though it never reaches the photographs; together
-#   the two attacks turn a perfect detector upside down.
+# * Raising the likelihood of noise works too, though within eight grey levels it did not reach the
+#   photographs; together the two attacks turn a perfect detector upside down.
 # * The latents of the finest level explode, not the volumes: amplification, then squared.
 #
 # | paper says | we measured | same? |
 # |---|---|---|
-# | the NLL of clean Glow rises steeply with eps (Table 1, CIFAR-10) | it does, on photographs | yes; at eps 8 our smaller model explodes by orders of magnitude less |
-# | uniform noise of the same size does little (Figure 4) | little beside the attack | yes |
-# | noise can be raised towards data (Figure 5) | it comes down, and the detector fails when both sides are attacked | yes in kind |
-# | values below the floors of beat 2 in Figures 4 and 5 | no mean of ours lies below | open question |
+# | "in-distribution attacks are effective even at low $\epsilon$ values" (5) | at one grey level more than 5 times what noise costs, on photographs (beat 1) | agrees |
+# | attacked values "are much higher compared to the uniform noise baseline" (5) | so they are, at every eps (beat 1) | agrees |
+# | clean Glow on CIFAR-10 reaches $2.0 \times 10^6$ at eps 8 (Table 1) | ours, on photographs, orders of magnitude less, and the second Glow less still | disagrees |
+# | at eps 8 raised noise is "on-par with values obtained by in-distribution samples" (5) | it comes down, but its median stays above 3 times that of the photographs (beat 3) | disagrees |
+# | noise labelled below the floors of beat 2 (Figures 4 and 5) | no mean of ours lies below | cannot say: the unit of the figures is in doubt |
+# | the supplement applies "the linear Gaussian attack to the non-linear case" | it transfers to Glow (beat 5) | cannot say: the supplement is not at hand |
+#
+# ([The paper, item by item](../docs/paper.md); [errata](../docs/errata.md), rows 11 and 14.)
 
 # %% [markdown]
 # ## Exercises

@@ -47,7 +47,9 @@ def lower_likelihood(
     By default the steps fall from 2 radius to 0. A density of zero, an objective of +inf, counts as
     the worst.
 
-    Source: section 4 of the paper, which ascends the negative log-likelihood.
+    Source: section 4 of the paper, whose words put "the log-likelihood function" in the place of
+    the loss that is ascended. Its negative is meant: the likelihood is to be "decreased maximally"
+    (docs/errata.md, row 10).
 
     Args:
         log_prob: maps (batch, ...) to (batch,) log-densities in nats; any library's.
@@ -102,7 +104,7 @@ def uniform_noise(
 ) -> Tensor:
     """The baseline of every table: x + u with u uniform in [-radius, radius], clipped to the box.
 
-    Source: section 5 of the paper.
+    Source: sections 4 and 5 of the paper.
 
     Args:
         x: (batch, ...), inside the box. Not modified.

@@ -232,7 +232,7 @@ def _row(
 
 
 def _paper(images: Images, model: str, num_steps: int) -> Recipe:
-    """The paper's sizes, on whole data sets, with Adam at its default rate: days on a GPU."""
+    """Glow's and RealNVP's published sizes, whole data sets, Adam's default rate: GPU days."""
     slow = {"validate_every": 2500, "keep_best": True, "checkpoint_every": 500}
     return Recipe(images, PUBLISHED[model], num_steps, update=Update(warmup_steps=1000), **slow)
 

@@ -36,7 +36,8 @@ class Loss:
 
     ``Loss.of("hybrid", eps=4, memory=Pool(20))`` makes one by name.
 
-    Source: section 4 of the paper, whose defaults eps = 8 and 10 attack steps are ours too.
+    Source: section 4 of the paper; the defaults, eps = 8 and 10 attack steps, are those of its
+    section 5, one half of the images ("1:1 ratio") that of section 4.
 
     Attributes:
         share: a, in [0, 1]. Where a * batch_size is no integer, batches differ by one attacked
