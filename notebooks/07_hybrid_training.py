@@ -135,7 +135,7 @@ axes[1].legend(loc="upper left")
 plt.show()
 
 # %% [markdown]
-# **What we see.** Left: our means, and as triangles the paper's Table 1, a far larger Glow on
+# **What we see.** Left: our means, and as triangles the paper's Table 1, another Glow, on
 # CIFAR-10. Under these twenty steps the shapes agree: one curve runs away, one hardly moves, one
 # starts with the first and stays near the second (the hybrid's, a lower bound). Right: ours again,
 # enlarged, medians dotted (they hide behind the means). Without attack the order is clean, hybrid,
@@ -188,15 +188,12 @@ assert at["clean", 8] > 3 + at["hybrid", 8] and at["hybrid", 1] < at["clean", 1]
 
 # %% tags=["nbval-ignore-output"]
 tuning = images[::180].to(device)
-bases = {
-    "wider base": ("scale", (1.5, 2, 3, 4, 6)),
-    "Student-t base": ("degrees", (0.25, 0.5, 1, 2, 4)),
-}
+grids = {"scale": (1.5, 2, 3, 4, 6), "degrees": (0.25, 0.5, 1, 2, 4)}
 rivals = {name: model.log_prob for name, model in models.items()}
 rivals["mixture"] = mixture(rivals["clean"], rivals["adversarial"])
-for name, (parameter, values) in bases.items():
-    chosen = choose_base(models["clean"], parameter, values, tuning, seed=1)
-    print(f"{parameter}: {chosen.value}, of {values}")
+for name, parameter in (("wider base", "scale"), ("Student-t base", "degrees")):
+    chosen = choose_base(models["clean"], parameter, grids[parameter], tuning, seed=1)
+    print(f"{parameter}: {chosen.value}, of {grids[parameter]}")
     rivals[name] = chosen.density
 
 # %%
@@ -250,6 +247,7 @@ print("mixture ahead by more than 0.05 at eps 0, 4 and 8:", max(lead[e] for e in
 missed = {e: worst["mixture", e] - strongest.values["mixture", e, "pgd-20"] for e in EPS[1:]}
 most = max(v.mean().item() for v in missed.values())
 print("the mixture's own attack misses less than 0.1:", most < 0.1)
+bases = ("wider base", "Student-t base")
 print("hybrid ahead of both other bases from eps 1 on:",
       all((line["hybrid"] < line[m])[1:].all() for m in bases))  # fmt: skip
 ceiling = evaluation.uniform_ceiling(0.01, 768)
