@@ -55,7 +55,7 @@ format: $(STAMP)  ## install if needed, then put everything into the project's f
 	$(PY) -m ruff format .
 
 clean:  ## remove caches and half-written files (.venv stays: remove it by hand)
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache notebooks/*.tmp
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache notebooks/*.partial
 	find . -path ./.venv -prune -o -type d \( -name __pycache__ -o -name .ipynb_checkpoints \) -exec rm -rf {} +
 
 install: $(STAMP)  ## install, editable, with the extras; the other commands do it too

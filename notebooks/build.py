@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import os
 import re
 import sys
 import time
@@ -24,6 +23,8 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
+
+from flowrob.records import write_whole
 
 HERE = Path(__file__).parent
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
@@ -115,9 +116,8 @@ def build(twin: Path) -> Path:
     clean(notebook)
     nbformat.validate(notebook)
     target = twin.with_suffix(".ipynb")
-    partial = target.with_suffix(".ipynb.tmp")
-    partial.write_text(nbformat.writes(notebook) + "\n", encoding="utf-8")
-    os.replace(partial, target)
+    text = nbformat.writes(notebook) + "\n"
+    write_whole(target, lambda partial: partial.write_text(text, encoding="utf-8"))
     figures = sum(
         "image/png" in o.get("data", {}) for c in notebook.cells for o in c.get("outputs", [])
     )
