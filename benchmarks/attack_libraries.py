@@ -456,7 +456,7 @@ def table(rows: list[dict], eps: list[int]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="glow-photos-adam")
+    parser.add_argument("--model", default="glow-photos-clean")
     parser.add_argument("--num", type=int, default=16, help="test photos")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--eps", type=int, nargs="+", default=[4, 8], help="grey levels")

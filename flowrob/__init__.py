@@ -9,14 +9,14 @@ public names, ``from flowrob.linear import GaussianFlow``; inside, a file is a s
     linear/      gaussian (density; worst, best, universal perturbations)   linf (the l_inf ball)
                  adversarial_training   frontier (Pareto)   sphere (closed forms)           3
     flows/       models (Flow, glow, realnvp)   bijections   couplings   conditioners
-                 round_trip (is it invertible?)   foreign (weights of other libraries)      2.1
+                 mixtures   round_trip (is it invertible?)   foreign (other libraries)      2.1
     attacks/     likelihood (the named attacks)   images (8-bit)   gradient (pgd)   auto_pgd
                  random_search (Square)   balls   objectives   starts   outcome             2.2, 4
     training/    loop (fit)   losses (clean, adversarial, hybrid: whom a step attacks)
                  visits (how long an attack lasts)   batches   update   muon
                  validation   guard   checkpoints                                           4
-    evaluation/  bits   robustness   convergence   detection   defences (mixture, other bases)
-                 layers (anatomy)   table                                                   5
+    evaluation/  bits   robustness   convergence   strongest   detection
+                 defences (mixture, ladder, other bases)   layers (anatomy)   table         5
     cli/         commands   recipes   runs   paper_tables              flowrob, python -m flowrob
     units        grey levels and x, nats and bits/dim       data     images in
     zoo          weights that ship, with their recipes      paper    the numbers that it prints

@@ -16,8 +16,11 @@ scikit-image, scikit-learn and matplotlib wheels carry, at 1/2, 1/3 and 1/4 scal
     flower      "flower.jpg", by vultilion on Flickr, CC BY 2.0                    scikit-learn
     portrait    Rear Admiral Grace Hopper, by the US Navy, public domain           matplotlib
 
-In each photograph a few squares of 128 x 128 source pixels, listed below, are held out: test crops
-lie inside them, train crops nowhere touch them, at every size and scale.
+Three of them, "cat", "coffee" and "pagoda", are held out whole for "test": no pixel of theirs is
+trained or tuned on. In each of the other five a few squares of 128 x 128 source pixels, listed
+below, are kept for "valid": its crops lie inside them, train crops nowhere touch them, at every
+size and scale. A test photograph is cut along a grid of such squares. Crops of one square overlap,
+those of different squares do not: intervals must resample squares (:func:`photo_tiles`).
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from importlib.util import find_spec
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 from typing import Any, NamedTuple
 from zipfile import BadZipFile
@@ -39,7 +42,7 @@ from PIL import Image, ImageOps
 from tqdm.auto import tqdm
 
 SPLITS = {
-    "photos": ("train", "test"),
+    "photos": ("train", "valid", "test"),
     "cifar10": ("train", "test"),
     "celeba": ("train", "valid", "test"),
     "lsun_bedroom": ("train", "test"),
@@ -48,7 +51,7 @@ IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tif
 
 SCALES = (2, 3, 4)  # source pixels per pixel of a crop, along each side
 TILE = 128  # side of a held-out square, in source pixels
-TRAIN_STRIDE, TEST_STRIDE = 16, 32  # source pixels between neighbouring crops of one scale
+TRAIN_STRIDE, HELD_OUT_STRIDE = 16, 32  # source pixels between neighbouring crops of one scale
 MIN_CONTRAST = 5.0  # grey levels: standard deviation, mean over channels, that a crop must reach
 _PHOTOS = {  # package and file (of the stereo pair, one view only: the other is nearly its copy)
     "astronaut": "skimage/data/astronaut.png",
@@ -60,13 +63,11 @@ _PHOTOS = {  # package and file (of the stereo pair, one view only: the other is
     "flower": "sklearn/datasets/images/flower.jpg",
     "portrait": "matplotlib/mpl-data/sample_data/grace_hopper.jpg",
 }
-_TILES = {  # (top, left) of each held-out square, in source pixels
+TEST_PHOTOS = ("cat", "coffee", "pagoda")  # held out whole
+_TILES = {  # of the others: (top, left) of each square kept for "valid", in source pixels
     "astronaut": ((0, 384), (256, 0), (384, 256)),
-    "cat": ((0, 0), (172, 192)),
-    "coffee": ((272, 0), (0, 192), (272, 344)),
     "rocket": ((0, 0), (299, 256), (128, 400), (299, 512)),
     "motorcycle": ((0, 0), (128, 256), (256, 512), (372, 128), (0, 512)),
-    "pagoda": ((64, 96), (192, 320), (299, 0), (299, 512)),
     "flower": ((0, 0), (128, 160), (299, 256), (128, 448)),
     "portrait": ((0, 0), (96, 176), (472, 384), (256, 384)),
 }
@@ -75,7 +76,10 @@ _Source = tuple[int, Callable[[np.ndarray], Iterator[Image.Image]]]
 
 
 class Crop(NamedTuple):
-    """Where a crop of "photos" was cut: photograph, shrink factor, rectangle in source pixels."""
+    """Where a crop of "photos" was cut: photograph, shrink factor, rectangle in source pixels.
+
+    ``tile`` is the held-out square it lies in, by its top and left; None for a training crop.
+    """
 
     photo: str
     scale: int
@@ -83,6 +87,7 @@ class Crop(NamedTuple):
     left: int
     height: int
     width: int
+    tile: tuple[int, int] | None = None
 
 
 def load(
@@ -108,9 +113,9 @@ def load(
             of a folder of images (of any depth, sorted by path) or of an .npz file with a uint8
             array ``images``, (N, H, W, C), (N, C, H, W) or (N, H, W). A string equal to a name
             means that set; for a folder so called pass a ``pathlib.Path``.
-        split: "train" (the default) or "test"; for "celeba" also "valid"; for "lsun_bedroom",
-            whose own test images have no category, "test" is its 300 validation images. A path
-            has no splits: choose with ``indices``.
+        split: "train" (the default) or "test"; for "photos" and "celeba" also "valid"; for
+            "lsun_bedroom", whose own test images have no category, "test" is its 300 validation
+            images. A path has no splits: choose with ``indices``.
         size: side in pixels; 4 to 32 for "photos".
         channels: 3 for RGB (grayscale is repeated), 1 for grayscale (ITU-R 601 luma).
         indices: which images: a slice or positions. Positions beyond the end raise, so that
@@ -168,7 +173,7 @@ def photo_crops(split: str = "train", size: int = 32) -> list[Crop]:
     top + height - 1 and columns left to left + width - 1, height = width = scale * size.
 
     Args:
-        split: "train" or "test".
+        split: "train", "valid" or "test".
         size: side in pixels, 4 to 32.
 
     Returns:
@@ -180,26 +185,67 @@ def photo_crops(split: str = "train", size: int = 32) -> list[Crop]:
     return list(_photos(_check_split("photos", split), size, 3)[0])
 
 
+def photo_tiles(split: str = "test", size: int = 32) -> torch.Tensor:
+    """Which held-out square each image of ``load("photos", split=split, size=size)`` lies in.
+
+    Images of one square overlap, those of different ones do not. Tables take it as ``groups``, so
+    that their intervals resample squares:
+
+    >>> groups = photo_tiles("test")
+    >>> len(groups) == len(load("photos", split="test")), len(groups.unique())
+    (True, 31)
+
+    Args:
+        split: "valid" or "test".
+        size: side in pixels, 4 to 32.
+
+    Returns:
+        A LongTensor (N,), the numbers of the squares.
+
+    Raises:
+        ValueError: "train", whose crops lie in no square, or no such split or size.
+    """
+    if split == "train":
+        raise ValueError("split='train': only crops of 'valid' and 'test' lie in squares")
+    squares = [(crop.photo, crop.tile) for crop in photo_crops(split, size)]
+    number = {square: i for i, square in enumerate(dict.fromkeys(squares))}
+    return torch.tensor([number[square] for square in squares])
+
+
 @lru_cache
 def _photograph(name: str) -> Image.Image:
     package, file = _PHOTOS[name].split("/", 1)
     return _decode(Path(find_spec(package).origin).parent / file)
 
 
+def _tiles(name: str) -> list[tuple[int, int]]:
+    """The held-out squares: a few of a training photograph, a grid over a test photograph."""
+    if name not in TEST_PHOTOS:
+        return list(_TILES[name])
+    width, height = _photograph(name).size
+    grid = product(range(0, height - TILE + 1, TILE), range(0, width - TILE + 1, TILE))
+    return list(grid)
+
+
 def _windows(name: str, scale: int, split: str, size: int) -> list[Crop]:
     """The crops of one photograph at one scale, near-constant ones still among them."""
-    side, tiles, (width, height) = scale * size, _TILES[name], _photograph(name).size
-    if split == "test":
-        steps = range(0, TILE - side + 1, TEST_STRIDE)
-        corners = [(top + i, left + j) for top, left in tiles for i in steps for j in steps]
-    else:
-        corners = [
-            (i, j)
-            for i in range(0, height - side + 1, TRAIN_STRIDE)
-            for j in range(0, width - side + 1, TRAIN_STRIDE)
-            if not any(-TILE < t - i < side and -TILE < u - j < side for t, u in tiles)
+    if (split == "test") != (name in TEST_PHOTOS):
+        return []
+    side, tiles, (width, height) = scale * size, _tiles(name), _photograph(name).size
+    if split != "train":
+        steps = range(0, TILE - side + 1, HELD_OUT_STRIDE)
+        return [
+            Crop(name, scale, tile[0] + i, tile[1] + j, side, side, tile)
+            for tile, i, j in product(tiles, steps, steps)
         ]
-    return [Crop(name, scale, top, left, side, side) for top, left in corners]
+    corners = product(
+        range(0, height - side + 1, TRAIN_STRIDE), range(0, width - side + 1, TRAIN_STRIDE)
+    )
+    return [
+        Crop(name, scale, i, j, side, side)
+        for i, j in corners
+        if not any(-TILE < t - i < side and -TILE < u - j < side for t, u in tiles)
+    ]
 
 
 @lru_cache(maxsize=8)
@@ -381,5 +427,5 @@ def _positions(count: int, indices: Any, limit: int | None) -> np.ndarray:
 
 def _check_split(name: str, split: str) -> str:
     if split not in SPLITS[name]:
-        raise ValueError(f"split={split!r}: {name!r} has {' and '.join(SPLITS[name])}")
+        raise ValueError(f"split={split!r}: {name!r} has {', '.join(SPLITS[name])}")
     return split

@@ -397,8 +397,7 @@ print(f"which costs clean photographs {cost:.2f} bits per dimension")
 # of them comes first means little, but their motif does. So **draw it**: a chequerboard, twice as
 # strong in green and with opposite sign in red and blue. No data, no model, no optimisation. Will
 # it hurt Glow, a deep flow that knows nothing of our Gaussian, at twice the image size? (The weights
-# are `glow-photos-adam`, the less likely and more fragile of the two clean Glows that ship:
-# [05](05_attack_glow.ipynb).)
+# are `glow-photos-published-clean`, Glow as published: [05](05_attack_glow.ipynb).)
 
 # %%
 index = torch.arange(32)
@@ -414,7 +413,7 @@ def nll(x):
         return glow.bits_per_dim(x.clamp(0, 1))
 
 
-glow = zoo.load("glow-photos-adam", "cpu")
+glow = zoo.load("glow-photos-published-clean", "cpu")
 seen = dequantize(data.load("photos", limit=16), seed(3))
 fresh = dequantize(data.load("photos", split="test", limit=24), seed(4))
 two = 2 / 256  # two grey levels per colour value, root mean square

@@ -48,55 +48,76 @@ def md5(path):
 # ------------------------------------------------------------------------------------- photos
 
 
-@pytest.mark.parametrize("size", [8, 16, 24, 32])
-def test_no_source_pixel_serves_both_train_and_test(size):
+def covered(split, sizes=(8, 16, 24, 32)):
+    """By photograph: which of its pixels some crop of the split sees."""
     masks = {}
-    for split in ("train", "test"):
-        for crop in data.photo_crops(split, size):
-            width, height = data._photograph(crop.photo).size
-            assert 0 <= crop.top <= crop.top + crop.height <= height
-            assert 0 <= crop.left <= crop.left + crop.width <= width
-            mask = masks.setdefault((crop.photo, split), np.zeros((height, width), bool))
-            mask[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width] = True
-    for photo in data._PHOTOS:
-        train, test = masks[photo, "train"], masks[photo, "test"]
-        assert not (train & test).any()
-        assert train.mean() > 0.3 and test.mean() > 0.08  # both splits see much of each photograph
+    for crop in (crop for size in sizes for crop in data.photo_crops(split, size)):
+        width, height = data._photograph(crop.photo).size
+        assert 0 <= crop.top <= crop.top + crop.height <= height
+        assert 0 <= crop.left <= crop.left + crop.width <= width
+        mask = masks.setdefault(crop.photo, np.zeros((height, width), bool))
+        mask[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width] = True
+    return masks
 
 
-def test_train_at_one_size_never_meets_test_at_another():
-    test_pixels = {}
-    for size in (8, 16, 24, 32):
-        for crop in data.photo_crops("test", size):
-            width, height = data._photograph(crop.photo).size
-            mask = test_pixels.setdefault(crop.photo, np.zeros((height, width), bool))
-            mask[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width] = True
-    for size in (8, 16, 24, 32):
-        for c in data.photo_crops("train", size):
-            assert not test_pixels[c.photo][
-                c.top : c.top + c.height, c.left : c.left + c.width
-            ].any()
+def test_test_photographs_are_held_out_whole():
+    seen, tuned, reported = (set(covered(split)) for split in ("train", "valid", "test"))
+    assert reported == set(data.TEST_PHOTOS) and len(reported) >= 3
+    assert seen == tuned == set(data._PHOTOS) - reported
+    files = [data._PHOTOS[photo] for photo in data._PHOTOS]
+    assert len(files) == len(set(files))  # nor is a photograph there under two names
+
+
+@pytest.mark.parametrize("size", [8, 16, 24, 32])
+def test_no_source_pixel_serves_both_train_and_valid(size):
+    train, valid = covered("train", [size]), covered("valid", [size])
+    for photo in train:
+        assert not (train[photo] & valid[photo]).any()
+        assert train[photo].mean() > 0.3 and valid[photo].mean() > 0.08
+    for mask in covered("test", [size]).values():
+        assert mask.mean() > 0.5  # the grid of squares leaves a margin, and flat crops are left out
+
+
+def test_train_at_one_size_never_meets_valid_at_another():
+    train, valid = covered("train"), covered("valid")
+    assert not any((train[photo] & valid[photo]).any() for photo in train)
+
+
+@pytest.mark.parametrize("split", ["valid", "test"])
+def test_crops_of_different_tiles_share_no_pixel(split):
+    counts = {}
+    for photo in {crop.photo for crop in data.photo_crops(split)}:
+        width, height = data._photograph(photo).size
+        counts[photo] = np.zeros((height, width), int)
+    inside = {(crop.photo, crop.tile) for crop in data.photo_crops(split)}
+    for photo, (top, left) in inside:
+        counts[photo][top : top + data.TILE, left : left + data.TILE] += 1
+    assert max(count.max() for count in counts.values()) == 1
+    for crop in data.photo_crops(split):
+        (top, left), last = crop.tile, data.TILE - crop.height
+        assert 0 <= crop.top - top <= last and 0 <= crop.left - left <= last
 
 
 @pytest.mark.parametrize("shift", range(16))
 def test_train_windows_are_all_that_miss_the_held_out_square_wherever_it_lies(shift, monkeypatch):
-    width, height = data._photograph("cat").size
+    width, height = data._photograph("flower").size
     held_out = np.zeros((height, width), bool)
     held_out[50 + shift : 50 + shift + data.TILE, 100 + shift : 100 + shift + data.TILE] = True
-    monkeypatch.setitem(data._TILES, "cat", ((50 + shift, 100 + shift),))
-    windows = {(crop.top, crop.left) for crop in data._windows("cat", 3, "train", 16)}
+    monkeypatch.setitem(data._TILES, "flower", ((50 + shift, 100 + shift),))
+    windows = {(crop.top, crop.left) for crop in data._windows("flower", 3, "train", 16)}
     for top in range(0, height - 47, data.TRAIN_STRIDE):
         for left in range(0, width - 47, data.TRAIN_STRIDE):
             touches = held_out[top : top + 48, left : left + 48].any()
             assert ((top, left) in windows) == (not touches)
 
 
-@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("split", ["train", "valid", "test"])
 def test_photo_crops_say_where_each_image_was_cut(split):
     images, crops = data.load("photos", split=split), data.photo_crops(split)
     assert len(images) == len(crops)
     for i in range(0, len(crops), len(crops) // 60):
-        photo, scale, top, left, height, width = crops[i]
+        photo, scale, top, left, height, width, tile = crops[i]
+        assert (tile is None) == (split == "train")
         assert height == width == 32 * scale
         window = np.asarray(data._photograph(photo))[top : top + height, left : left + width]
         # Pillow rounds after each of two passes, so one grey level may differ from the exact mean
@@ -104,30 +125,31 @@ def test_photo_crops_say_where_each_image_was_cut(split):
 
 
 def test_photos_are_many_varied_and_from_every_photograph_at_every_scale():
-    train, test = data.load("photos"), data.load("photos", split="test")
+    train, valid, test = (data.load("photos", split=split) for split in data.SPLITS["photos"])
     assert train.dtype == torch.uint8 and train.shape[1:] == (3, 32, 32)
-    assert 4000 <= len(train) <= 10_000 and 300 <= len(test) <= 600
-    for images, split in ((train, "train"), (test, "test")):
+    assert 4000 <= len(train) <= 10_000 and 200 <= len(valid) <= 600 and 300 <= len(test) <= 600
+    for images, split in ((train, "train"), (valid, "valid"), (test, "test")):
+        photos = {name for name in data._PHOTOS if (name in data.TEST_PHOTOS) == (split == "test")}
         contrast = images.double().std((2, 3), correction=0).mean(1)
         assert contrast.min() >= data.MIN_CONTRAST
         assert contrast.median() > 20
         crops = data.photo_crops(split)
         assert len(set(crops)) == len(crops)
-        assert {crop.photo for crop in crops} == set(data._PHOTOS)
+        assert {crop.photo for crop in crops} == photos
         assert {crop.scale for crop in crops} == set(data.SCALES)
         # shuffled: the first 64 already come from every photograph
-        assert {crop.photo for crop in crops[:64]} == set(data._PHOTOS)
+        assert {crop.photo for crop in crops[:64]} == photos
     seen = {image.numpy().tobytes() for image in train}
-    assert not any(image.numpy().tobytes() in seen for image in test)
+    assert not any(image.numpy().tobytes() in seen for image in torch.cat((valid, test)))
 
 
 def test_near_constant_crops_are_left_out():
     kept = set(data.photo_crops("train"))
-    windows = data._windows("pagoda", 2, "train", 32)
+    windows = data._windows("rocket", 2, "train", 32)
     left_out = [crop for crop in windows if crop not in kept]
     assert left_out
-    photograph = np.asarray(data._photograph("pagoda"))
-    for _, _, top, left, height, width in left_out:
+    photograph = np.asarray(data._photograph("rocket"))
+    for _, _, top, left, height, width, _ in left_out:
         window = block_mean(photograph[top : top + height, left : left + width], 32)
         assert window.std((1, 2)).mean() < data.MIN_CONTRAST + 0.2  # unrounded, hence the 0.2
 
@@ -188,8 +210,8 @@ def test_indices_outside_the_set_raise_rather_than_return_fewer(indices):
     ("arguments", "message"),
     [
         ({"name": "cifar"}, r"'cifar'.*photos, cifar10, celeba, lsun_bedroom"),
-        ({"name": "photos", "split": "valid"}, r"split='valid'.*train and test"),
-        ({"name": "celeba", "split": "val"}, r"split='val'.*train and valid and test"),
+        ({"name": "photos", "split": "val"}, r"split='val'.*train, valid, test"),
+        ({"name": "celeba", "split": "val"}, r"split='val'.*train, valid, test"),
         ({"name": "photos", "size": 64}, r"size=64.*4 to 32"),
         ({"name": "photos", "size": 32.0}, r"size=32\.0"),
         ({"name": "photos", "size": 0}, r"size=0"),

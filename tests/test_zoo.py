@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -125,5 +126,52 @@ def test_shipped_models_are_small_and_load():
         assert path.stat().st_size <= 3 * 2**20
         x = torch.rand(2, *flow.event_shape, generator=seeded())
         assert flow.log_prob(x).isfinite().all()
-        assert "seed" in zoo.recipe(name) and "data" in zoo.recipe(name)
-    assert sum(zoo._path(name).stat().st_size for name in zoo.names()) <= 40 * 2**20
+        recipe = zoo.recipe(name)
+        for one in recipe.get("parts", {"": recipe}).values():  # a ladder's parts have each its own
+            assert "seed" in one and "data" in one
+    assert sum(zoo._path(name).stat().st_size for name in zoo.names()) <= 60 * 2**20
+
+
+def test_half_precision_files_are_half_as_large_and_load_as_float32(tmp_path):
+    flow, x = trained("glow")
+    full = zoo.save(flow, tmp_path / "full.safetensors", {})
+    half = zoo.save(flow, tmp_path / "half.safetensors", {}, torch.float16)
+    assert half.stat().st_size < 0.7 * full.stat().st_size
+    loaded = zoo.load(half, "cpu")
+    assert {p.dtype for p in loaded.parameters()} == {torch.float32}
+    moved = (loaded.bits_per_dim(x) - flow.bits_per_dim(x)).abs().max()
+    assert 0.0 < moved < 0.002
+    indices = {k: v for k, v in flow.state_dict().items() if not v.is_floating_point()}
+    assert all(torch.equal(loaded.state_dict()[key], value) for key, value in indices.items())
+
+
+def test_no_flipped_bit_loads_in_silence(tmp_path):
+    flow, _ = trained("glow")
+    path = zoo.save(flow, tmp_path / "model.safetensors", {"data": "photos", "seed": 3})
+    whole = path.read_bytes()
+    generator = seeded(4)
+    for place in torch.randint(len(whole) * 8, (150,), generator=generator).tolist():
+        broken = bytearray(whole)
+        broken[place // 8] ^= 1 << place % 8
+        path.write_bytes(broken)
+        for read in (zoo.load, zoo.recipe):
+            with pytest.raises(ValueError, match=r"model\.safetensors"):
+                read(path)
+    path.write_bytes(whole)
+    assert zoo.recipe(path)["seed"] == 3
+
+
+def test_a_file_with_another_recipe_than_it_was_saved_with_does_not_load(tmp_path):
+    flow, _ = trained("plane_flow")
+    path = zoo.save(flow, tmp_path / "model.safetensors", {"seed": 3})
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+        tensors = {key: file.get_tensor(key) for key in file.keys()}
+    for key, value in (("recipe", '{"seed": 4}'), ("digest", ""), ("config", "{}")):
+        save_file(tensors, path, {**metadata, key: value})
+        with pytest.raises(ValueError, match="do not match their digest"):
+            zoo.load(path)
+    some = dict(list(tensors.items())[1:])
+    save_file(some, path, metadata)
+    with pytest.raises(ValueError, match="do not match their digest"):
+        zoo.load(path)

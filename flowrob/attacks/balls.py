@@ -38,9 +38,10 @@ def unit(gradient: Tensor) -> Tensor:
 
 def _radius(radius: float | Tensor, like: Tensor) -> Tensor:
     """The radius as a tensor that broadcasts against a batch shaped like ``like``."""
-    if isinstance(radius, Tensor) and radius.dim() == like.dim() > 1:
-        return radius  # made by Ball.on, and checked there
     radius = torch.as_tensor(radius, dtype=like.dtype, device=like.device)
+    if radius.dim() == like.dim() > 1 and radius.shape[1:].numel() == 1:
+        radius = radius.flatten()  # one per sample already, as Ball.on makes it, or one for all
+        radius = radius[0] if len(radius) == 1 else radius
     if not bool((torch.isfinite(radius) & (radius >= 0)).all()):
         raise ValueError(
             f"radius must be finite and >= 0, got {radius.tolist()}; "

@@ -14,6 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MethodType
 from typing import Any
 
 import torch
@@ -123,7 +124,8 @@ def in_double(objective: Any) -> Any:
     if all(t.dtype == torch.float64 for t in numbers):
         return objective
     twin = copy.deepcopy(module).double()
-    return twin if objective is module else getattr(twin, objective.__name__)
+    # the function itself: its name may be no attribute (decorated, private, assigned later)
+    return twin if objective is module else MethodType(objective.__func__, twin)
 
 
 def evaluate(objective: Objective, x: Tensor) -> Tensor:

@@ -25,8 +25,9 @@ from pathlib import Path
 import flowrob
 from flowrob import flows, records, zoo
 from flowrob.cli import paper_tables
-from flowrob.cli.recipes import OPTIONS, RECIPES, TABLES, USES
+from flowrob.cli.recipes import LADDERS, OPTIONS, RECIPES, TABLES, USES
 from flowrob.cli.runs import Files, Run, attack_table, train_recipe
+from flowrob.evaluation import Budget
 from flowrob.training import TrainingDiverged
 
 
@@ -48,11 +49,38 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def train(given: argparse.Namespace, run: Run) -> int:
     """fit() by a recipe, scored on the images it was tuned on (else on the reporting ones)."""
+    if given.preset in LADDERS:
+        return _train_ladder(given, run)
     files = Files(given.output or Path(f"{given.preset}.safetensors"), given.checkpoint, given.json)
     recipe, ranges = RECIPES[given.preset], {use: getattr(given, use) for use in USES}
     recipe = replace(recipe, images=recipe.images.elsewhere(given.data, given.download, ranges))
     other = {"start": given.start, "model": given.model, "settings": given.set}
     return 130 if train_recipe(given.preset, recipe, files, run, **other) is None else 0
+
+
+def _train_ladder(given: argparse.Namespace, run: Run) -> int:
+    """Train the parts that do not lie beside the output yet; write what makes up the mixture."""
+    output = given.output or Path(f"{given.preset}.json")
+    if output.suffix != ".json":
+        raise ValueError(f"--output of a ladder must end in .json, got {output.name!r}")
+    for option in ("checkpoint", "json", "start", "model"):
+        if getattr(given, option) is not None:
+            raise ValueError(f"--{option} means nothing for a ladder: each part has its own files")
+    ranges, parts = {use: getattr(given, use) for use in USES}, LADDERS[given.preset]
+    for name in parts.values():
+        recipe, files = RECIPES[name], Files.inside(output.parent, name)
+        images = recipe.images.elsewhere(given.data, given.download, ranges)
+        shared = [pair for pair in given.set if pair[0] not in ("loss", "share", "eps")]
+        recipe = replace(recipe, images=images)
+        if files.output.exists():
+            continue
+        if train_recipe(name, recipe, files, run, settings=shared) is None:
+            return 130
+        run.group.wait(flowrob.device())  # for the first process's file
+    if run.group.leads:
+        files = {label: f"{name}.safetensors" for label, name in parts.items()}
+        run.say(str(zoo.save_mixture(output, files)))
+    return 0
 
 
 def table(given: argparse.Namespace, run: Run) -> int:
@@ -65,6 +93,16 @@ def table(given: argparse.Namespace, run: Run) -> int:
     folder, paths = given.folder or Path(stem), {}
     for name in plan.models.values():
         RECIPES[name].changed(given.set)  # refuses wrong settings before anything is trained
+    if given.shipped:
+        absent = {label: name for label, name in plan.models.items() if name not in zoo.names()}
+        plan = replace(plan, models={k: v for k, v in plan.models.items() if k not in absent})
+        if absent:
+            run.say(f"not shipped, and left out: {', '.join(absent.values())}", error=True)
+    if given.max_steps is not None:
+        longest, budget = given.max_steps, plan.budget or Budget()
+        first = min(budget.first_steps, max(longest, 1))
+        budget = replace(budget, first_steps=first, max_steps=longest) if longest else None
+        plan = replace(plan, budget=budget)
     for label, name in plan.models.items():
         images = RECIPES[name].images
         ranges = dict.fromkeys(USES)
@@ -120,7 +158,8 @@ def attack(given: argparse.Namespace, run: Run) -> int:
     images = known.images.elsewhere(given.data, given.download, {"report": given.report})
     options = {"num_steps": given.steps, "restarts": given.restarts, "schedule": given.schedule}
     chosen = images.load("report", flow, given.limit)
-    table = attack_table(flow, chosen, given.eps, run, **options)
+    groups = images.groups("report", flow, given.limit)
+    table = attack_table(flow, chosen, given.eps, run, groups, **options)
     run.say(table.to_markdown())
     if run.group.leads:
         facts = {"model": Path(given.name).stem, "data": images.describe("report")}
@@ -161,10 +200,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _of_train(new: argparse.ArgumentParser) -> None:
-    known = "one of " + ", ".join(RECIPES)
-    new.add_argument("--preset", required=True, choices=RECIPES, metavar="NAME", help=known)
+    known = [*RECIPES, *LADDERS]
+    names = "one of " + ", ".join(known)
+    new.add_argument("--preset", required=True, choices=known, metavar="NAME", help=names)
     new.add_argument("--checkpoint", type=Path, help="go on from there, if it exists, and save")
-    new.add_argument("--output", type=Path, help="the weights; default: NAME.safetensors")
+    new.add_argument(
+        "--output", type=Path, help="the weights; default: NAME.safetensors, of a ladder NAME.json"
+    )
     new.add_argument("--start", help="warm start: a model of the zoo, or a .safetensors file")
     new.add_argument("--model", help=f"the paper's size: one of {', '.join(flows.PUBLISHED)}")
     _add_images(new, USES)
@@ -197,6 +239,11 @@ def _of_table(new: argparse.ArgumentParser) -> None:
         help="where the images of a set are: a folder, or an .npz file",
     )
     new.add_argument("--limit", type=int, help="attack at most so many images")
+    new.add_argument(
+        "--max-steps",
+        type=int,
+        help="of an ascent of the search that goes on until it has converged; 0: no search",
+    )
     _add_common(new)
     _add_settings(new)
 

@@ -1,7 +1,9 @@
 """Recipes: what ``flowrob train`` knows by name, and which of them make up each table.
 
-A robust row of a table has three models. All start from one base, trained clean, and go on for the
-same number of steps: clean, adversarial and hybrid. Their losses tell them apart.
+The models of a robust row start from one base, trained clean, and go on for the same number of
+steps: clean, adversarial, hybrid, and hybrid by the paper's own recipe. Of its ladder, the mixture
+of adversarial models at eps 0, 1, 2, 4 and 8, the first part is the clean model, the last the
+adversarial one.
 
 Each recipe says which images (of a set: a split and a range of it, for each use), which builder of
 :mod:`flowrob.flows` with which arguments, what :func:`flowrob.training.fit` is told, and, as
@@ -17,7 +19,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from torch import Tensor
 
 from flowrob import data, flows
-from flowrob.evaluation import schedules
+from flowrob.evaluation import Budget, schedules
 from flowrob.training import Fresh, Guard, Loss, PerImage, Pool, Update
 
 #: Models are trained on "train", chosen by "tune" where there is one, and reported on "report".
@@ -77,6 +79,14 @@ class Images:
             limit=limit,
             download=self.download,
         )
+
+    def groups(self, use: str, flow: flows.Flow, limit: int | None = None) -> Tensor | None:
+        """Which of those images overlap, for an interval that knows it; None: none do."""
+        split, limits = getattr(self, use)
+        if self.data != "photos" or split == "train":
+            return None
+        tiles = data.photo_tiles(split, flow.event_shape[1])
+        return tiles[slice(*limits) if limits else slice(None)][:limit]
 
     def describe(self, use: str) -> str | None:
         """Which images those are, in words."""
@@ -185,9 +195,10 @@ OPTIONS: dict[str, str] = {
     **{f.name: "guard" for f in fields(Guard)},
 }
 
-PHOTOS = Images("photos", ("train", None), None, ("test", None))
-CIFAR10 = Images("cifar10", ("train", (0, 3200)), ("train", (3200, 3400)), ("train", (3400, 3600)))
-CELEBA = Images("celeba", ("train", (0, 9000)), ("train", (9000, 9250)), ("train", (9250, 9500)))
+PHOTOS = Images("photos", ("train", None), ("valid", None), ("test", None))
+# 3400..3599 of CIFAR-10, and 9250..9499 of CelebA, were looked at while the recipes were chosen
+CIFAR10 = Images("cifar10", ("train", (0, 3200)), ("train", (3200, 3400)), ("train", (3600, 3800)))
+CELEBA = Images("celeba", ("train", (0, 9000)), ("train", (9000, 9250)), ("train", (9500, 9750)))
 WHOLE_CIFAR10 = Images("cifar10", ("train", (0, 48000)), ("train", (48000, 50000)), ("test", None))
 WHOLE_CELEBA = Images("celeba", ("train", None), ("valid", (0, 2000)), ("test", (0, 10000)))
 LSUN = Images(
@@ -201,6 +212,8 @@ TINY = ("glow", {"image_shape": (3, 16, 16), "num_levels": 2, "num_steps": 4, "w
 PUBLISHED = {name: (build.__name__, how) for name, (build, how) in flows.PUBLISHED.items()}
 
 CHOSEN = {"keep_best": True, "validate_every": 250}
+SMALL = CHOSEN | {"batch_size": 32}
+WIDE = (0, 1, 2, 4, 8, 16, 32)  # of the paper's Table 2
 MUON = Update("muon", learning_rate=8e-3)
 # An adversarial model is robust after short attacks. A hybrid one, which may tell clean images from
 # attacked ones, learns to hide from those: its attacks last for many visits. These do not cure it:
@@ -210,6 +223,13 @@ ROBUST = {
     "hybrid": Loss.of("hybrid", share=0.75, random_eps=0.25, attack_steps=8, memory=Pool(20)),
 }
 # Loss's defaults are the paper's: eps 8, 10 fresh steps, one half attacked
+FRESH = {"hybrid-fresh": Loss.of("hybrid")}
+#: Radii of a ladder's parts between its first, the clean model, and its last, the adversarial one.
+RUNGS = (1, 2, 4)
+LADDER = {
+    f"eps{eps}": Loss.of("adversarial", eps=eps, attack_steps=2, memory=PerImage()) for eps in RUNGS
+}
+ALL = ROBUST | FRESH | LADDER
 PAPER_ROBUST = {"adversarial": Loss.of("adversarial"), "hybrid": Loss.of("hybrid", random_eps=0.5)}
 
 
@@ -243,25 +263,40 @@ def _paper_row(name: str, images: Images, model: str) -> dict[str, Recipe]:
 
 #: What ``train`` knows by name.
 RECIPES: dict[str, Recipe] = {
-    **_row("glow-cifar10", Recipe(CIFAR10, GLOW, 2500, update=MUON, **CHOSEN), 1600),
-    **_row("glow-celeba", Recipe(CELEBA, GLOW, 1200, update=MUON, **CHOSEN), 600),
+    **_row("glow-cifar10", Recipe(CIFAR10, GLOW, 2500, update=MUON, **CHOSEN), 1600, ALL),
+    **_row("glow-celeba", Recipe(CELEBA, GLOW, 1200, update=MUON, **CHOSEN), 600, ALL),
+    **_row("glow-photos", Recipe(PHOTOS, GLOW, 1000, update=MUON, **SMALL), 400, ALL, 100),
     **_row(
         "glow-cifar10-published", Recipe(CIFAR10, UNBOUNDED, 2500, update=MUON, **CHOSEN), 1600, {}
     ),
-    **_row("glow-photos", Recipe(PHOTOS, GLOW, 1500, update=MUON), 800),
-    # Adam, and three times as many steps as the base above has: less likely data, more fragile
-    "glow-photos-adam": Recipe(PHOTOS, GLOW, 4500),
-    "realnvp-photos-clean": Recipe(PHOTOS, REALNVP, 4000),
+    **_row("glow-photos-published", Recipe(PHOTOS, UNBOUNDED, 1000, update=MUON, **SMALL), 400, {}),
+    "realnvp-photos-clean": Recipe(
+        PHOTOS, REALNVP, 1000, update=replace(MUON, learning_rate=4e-3), **SMALL
+    ),
     "realnvp-celeba-clean": Recipe(
         CELEBA, REALNVP, 1500, update=replace(MUON, learning_rate=4e-3), **CHOSEN
     ),
     # 16x16: minutes, on any machine
-    **_row("tiny", Recipe(PHOTOS, TINY, 200, update=MUON), 200, eps_warmup_steps=50),
+    **_row("tiny", Recipe(PHOTOS, TINY, 200, update=MUON), 200, ALL, eps_warmup_steps=50),
     **_paper_row("paper-glow-cifar10", WHOLE_CIFAR10, "glow-cifar10"),
     **_paper_row("paper-glow-celeba", WHOLE_CELEBA, "glow-64"),
     **_paper_row("paper-glow-lsun", LSUN, "glow-64"),
     "paper-realnvp-celeba-clean": _paper(WHOLE_CELEBA, "realnvp-64", 100_000),
     "paper-realnvp-lsun-clean": _paper(LSUN, "realnvp-64", 100_000),
+}
+
+
+def rungs(name: str) -> dict[str, str]:
+    """The parts of a row's ladder: label -> recipe, from eps 0, the clean model, to eps 8."""
+    between = {f"eps {eps}": f"{name}-eps{eps}" for eps in RUNGS}
+    return {"eps 0": f"{name}-clean", **between, "eps 8": f"{name}-adversarial"}
+
+
+#: What ``train`` knows beside the recipes: mixtures of models of one row, by the same name.
+LADDERS: dict[str, dict[str, str]] = {
+    f"{name.removesuffix('-eps1')}-ladder": rungs(name.removesuffix("-eps1"))
+    for name in RECIPES
+    if name.endswith("-eps1")
 }
 
 
@@ -272,20 +307,27 @@ class Plan:
     Attributes:
         title: what it shows.
         models: label in the table -> recipe.
-        baselines: whether the models, which are then "clean", "adversarial" and "hybrid", are one
-            robust row, held against its rivals; else each is attacked by itself, on its own images.
+        baselines: whether "clean", "adversarial" and the others are one robust row, held against
+            its rivals on the same images; else each is attacked by itself, on its own images.
+        ladder: the labels of the models whose mixture is attacked beside them, in order; none for
+            no ladder.
         eps: grey levels.
         steps: iterations of projected gradient ascent, one row for each.
-        auto: whether to attack by Auto-PGD from a random start as well, in as many iterations as
-            the longest of those.
+        auto: iterations of Auto-PGD from a random start, which attacks as well; True: as many as
+            the longest of those; False: it does not.
+        budget: of the search that goes on from there until it has converged; None: no search.
+        noise: whether to add a row of uniform noise.
     """
 
     title: str
     models: dict[str, str]
     baselines: bool
+    ladder: tuple[str, ...] = ()
     eps: tuple[int, ...] = (0, 1, 2, 4, 8)
     steps: tuple[int, ...] = (20, 100)
-    auto: bool = True
+    auto: bool | int = True
+    budget: Budget | None = None
+    noise: bool = False
 
     @property
     def attacks(self) -> dict[str, dict]:
@@ -293,22 +335,37 @@ class Plan:
         return schedules(self.steps, self.auto)
 
 
-def _robust(title: str, name: str, steps: tuple[int, ...] = (20, 50)) -> Plan:
+FRESH_HYBRID = "hybrid (1:1, fresh)"  # the paper's own recipe
+
+
+def _robust(title: str, name: str, eps: tuple[int, ...] = (0, 1, 2, 4, 8)) -> Plan:
+    """A robust row whose attacks converge: all that goes on from one base, and the ladder."""
+    labels = {"clean (published)": f"{name}-published-clean", "clean": f"{name}-clean"}
+    labels |= {loss: f"{name}-{loss}" for loss in ("adversarial", "hybrid")}
+    labels |= {FRESH_HYBRID: f"{name}-hybrid-fresh"}
+    labels |= {f"eps {eps}": f"{name}-eps{eps}" for eps in RUNGS}
+    models = {label: recipe for label, recipe in labels.items() if recipe in RECIPES}
+    ladder = ("clean", *(f"eps {eps}" for eps in RUNGS), "adversarial")
+    return Plan(title, models, True, ladder, eps, (20,), 100, Budget(10, 320))
+
+
+def _at_scale(title: str, name: str) -> Plan:
+    """The same at the paper's size, where a search would take weeks: attacks of fixed length."""
     models = {loss: f"{name}-{loss}" for loss in ("clean", "adversarial", "hybrid")}
-    return Plan(title, models, baselines=True, steps=steps)
+    return Plan(title, models, baselines=True)
 
 
 def _iterations(*names: str) -> Plan:
     title, models = "Table 3: RealNVP, over attack iterations", {name: name for name in names}
-    return Plan(title, models, baselines=False, eps=(0, 8), steps=(10, 20, 50), auto=False)
+    return Plan(title, models, False, (), (0, 8), (10, 20, 50), auto=False, noise=True)
 
 
 #: (which table, at which scale) -> its plan.
 TABLES: dict[tuple[str, str], Plan] = {
-    ("1", "laptop"): _robust("Table 1: Glow on CIFAR-10", "glow-cifar10", (20, 100)),
-    ("1", "paper"): _robust("Table 1: Glow on CIFAR-10", "paper-glow-cifar10", (20, 100)),
-    ("2", "laptop"): _robust("Beside Table 2: Glow on CelebA", "glow-celeba"),
-    ("2", "paper"): _robust("Table 2: Glow on LSUN Bedroom", "paper-glow-lsun", (20, 100)),
+    ("1", "laptop"): _robust("Table 1: Glow on CIFAR-10", "glow-cifar10"),
+    ("1", "paper"): _at_scale("Table 1: Glow on CIFAR-10", "paper-glow-cifar10"),
+    ("2", "laptop"): _robust("Beside Table 2: Glow on CelebA", "glow-celeba", WIDE),
+    ("2", "paper"): _at_scale("Table 2: Glow on LSUN Bedroom", "paper-glow-lsun"),
     ("3", "laptop"): _iterations("realnvp-celeba-clean", "realnvp-photos-clean"),
     ("3", "paper"): _iterations("paper-realnvp-celeba-clean", "paper-realnvp-lsun-clean"),
     ("tiny", "laptop"): _robust("Glow on 16x16 photographs", "tiny"),

@@ -190,12 +190,18 @@ def _scored(flow: flows.Flow, recipe: Recipe, run: Run) -> dict:
     """Clean and, if it was trained under attack, attacked bits/dim of a fresh model."""
     use = "tune" if recipe.images.tune else "report"
     eps = {0, round(recipe.loss.eps)} if recipe.loss.share else {0}
-    table = attack_table(flow, recipe.images.load(use, flow), sorted(eps), run, num_steps=20)
+    images, groups = recipe.images.load(use, flow), recipe.images.groups(use, flow)
+    table = attack_table(flow, images, sorted(eps), run, groups, num_steps=20)
     return {"scored_on": f"{use}: {recipe.images.describe(use)}", "rows": records.plain(table.rows)}
 
 
 def attack_table(
-    flow: flows.Flow, images: Tensor, eps: Sequence[int], run: Run, **options
+    flow: flows.Flow,
+    images: Tensor,
+    eps: Sequence[int],
+    run: Run,
+    groups: Tensor | None = None,
+    **options,
 ) -> Table:
     """The same table from one process or many, which then share the images."""
     return robustness_table(
@@ -203,6 +209,7 @@ def attack_table(
         images.to(next(flow.parameters()).device),
         eps,
         generator=torch.Generator().manual_seed(run.seed),
+        groups=groups,
         progress=run.progress,
         attack_options=options,
     )

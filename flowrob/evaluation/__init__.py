@@ -1,8 +1,9 @@
 """Evaluation: what an attack does to a likelihood, and what helps (section 5).
 
 ``bits``        bits/dim of a set of images; floors and ceilings that hold for every density
+``robustness``  the table of one attack
 ``convergence`` attacks that go on until twice the steps find no more, or say ``>=``
-``robustness``  the table of one attack, and that of the strongest of many
+``strongest``   the table of the worst of many attacks, shared between models, and of converged ones
 ``detection``   AUROC of telling data from the rest by their likelihood
 ``defences``    mixtures, other bases, a uniform floor: rivals that need no robust training
 ``layers``      anatomy: through which layers of a flow an attack grows
@@ -10,11 +11,12 @@
 """
 
 from flowrob.evaluation.bits import bootstrap_interval, gibbs_floor, uniform_ceiling
-from flowrob.evaluation.convergence import Budget, converged_table
-from flowrob.evaluation.defences import choose_base, mixture, rebased, uniform
+from flowrob.evaluation.convergence import Budget
+from flowrob.evaluation.defences import choose_base, mixture, mixture_bound, rebased, uniform
 from flowrob.evaluation.detection import detection_table
 from flowrob.evaluation.layers import Anatomy, anatomy
-from flowrob.evaluation.robustness import ATTACKS, robustness_table, schedules, strongest_table
+from flowrob.evaluation.robustness import robustness_table
+from flowrob.evaluation.strongest import ATTACKS, converged_table, schedules, strongest_table
 from flowrob.evaluation.table import Table, pipe_table
 from flowrob.units import bits_per_dim
 
@@ -31,6 +33,7 @@ __all__ = [
     "detection_table",
     "gibbs_floor",
     "mixture",
+    "mixture_bound",
     "pipe_table",
     "rebased",
     "robustness_table",

@@ -51,8 +51,8 @@ def gibbs_floor(eps: int, images: Tensor | None = None) -> float:
 def uniform_ceiling(weight: float, num_dims: int) -> float:
     """With a uniform density mixed in at weight w, no x has more bits/dim than 8 + log2(1/w) / D.
 
-    The certificate for ``mixture(flow.log_prob, uniform, w)``, which costs every x of the flow's
-    own at most log2(1/(1 - w)) / D bits/dim.
+    The certificate for ``mixture(flow.log_prob, uniform, weights=(1 - w, w))``, which costs every x
+    of the flow's own at most log2(1/(1 - w)) / D bits/dim.
 
     >>> round(uniform_ceiling(0.01, 3072), 4)
     8.0022
@@ -71,22 +71,34 @@ def _quantile(values: Tensor, share: float) -> float:
 
 
 def bootstrap_interval(
-    values: Tensor, generator: torch.Generator, num_resamples: int = 1000, level: float = 0.95
+    values: Tensor,
+    generator: torch.Generator,
+    num_resamples: int = 1000,
+    level: float = 0.95,
+    groups: Tensor | None = None,
 ) -> tuple[float, float]:
     """The percentile bootstrap interval of the mean: resample images, average, take quantiles.
 
     With few images and a heavy tail it is too narrow, as every interval is that has not seen the
-    tail; read the median beside it.
+    tail; read the median beside it. Images that belong together, such as overlapping crops, are
+    resampled together (cluster bootstrap), or it is too narrow for that reason as well.
 
     Args:
         values: (N,).
         generator: draws the resamples.
         num_resamples: how many.
         level: of confidence, in (0, 1).
+        groups: (N,) integers, alike for images that belong together; default: each by itself.
     """
-    size = (num_resamples, len(values))
-    chosen = torch.randint(len(values), size, generator=generator, device=generator.device)
-    means = values[chosen.to(values.device)].mean(1)
+    groups = torch.arange(len(values)) if groups is None else groups.cpu()
+    _, group = groups.unique(return_inverse=True)
+    count = int(group.max()) + 1
+    size = (num_resamples, count)
+    chosen = torch.randint(count, size, generator=generator, device=generator.device).cpu()
+    sums, sizes = values.new_zeros(count), torch.zeros(count, dtype=torch.float64)
+    sums.index_add_(0, group.to(values.device), values)
+    sizes.index_add_(0, group, torch.ones(len(group), dtype=torch.float64))
+    means = sums[chosen.to(sums.device)].sum(1) / sizes[chosen].sum(1).to(sums)
     return _quantile(means, 0.5 - 0.5 * level), _quantile(means, 0.5 + 0.5 * level)
 
 
@@ -98,9 +110,11 @@ def mixed_mean(bits: Tensor, weight: float, num_dims: int) -> float:
     return bits_per_dim(mixed, num_dims).mean().item()
 
 
-def summary(values: Tensor, generator: torch.Generator, num_resamples: int) -> dict:
+def summary(
+    values: Tensor, generator: torch.Generator, num_resamples: int, groups: Tensor | None = None
+) -> dict:
     """Mean with its 95% bootstrap interval, median, quartiles, number of non-finite values."""
-    low, high = bootstrap_interval(values, generator, num_resamples)
+    low, high = bootstrap_interval(values, generator, num_resamples, groups=groups)
     return {
         "mean": values.mean().item(),
         "low": low,
@@ -110,6 +124,23 @@ def summary(values: Tensor, generator: torch.Generator, num_resamples: int) -> d
         "q75": _quantile(values, 0.75),
         "nonfinite": int((~values.isfinite()).sum()),
     }
+
+
+def check_groups(groups: Tensor | None, images: Tensor) -> Tensor | None:
+    """One integer per image, or None.
+
+    Raises:
+        ValueError: another shape, or no integers.
+    """
+    if groups is None:
+        return None
+    groups = torch.as_tensor(groups)
+    if groups.shape != images.shape[:1] or groups.is_floating_point():
+        raise ValueError(
+            f"groups must hold one integer per image, {len(images)}, got {groups.dtype} of shape "
+            f"{tuple(groups.shape)}"
+        )
+    return groups
 
 
 def integer_noise(images: Tensor, eps: int, generator: torch.Generator) -> Tensor:

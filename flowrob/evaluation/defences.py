@@ -1,6 +1,6 @@
 """Defences that need no robust training of their own: what hybrid training is held against.
 
-    mixture    log((1 - w) p_a + w p_b)      never more than a constant behind the better part
+    mixture    log sum_k w_k p_k             never more than log 1/w_k behind its part k
     rebased    the flow with a wider normal or a Student-t for a base
     uniform    0 on the unit box: mixed in, it caps the fall of any density
 
@@ -22,52 +22,68 @@ from flowrob.attacks.objectives import Composite
 from flowrob.distributed import Group, sharded
 from flowrob.evaluation.robustness import robustness_table
 from flowrob.flows import Flow
+from flowrob.flows.mixtures import log_mixture, log_of_weights
 
 
 @dataclass(frozen=True)
 class Mixture(Composite):
-    """x -> log((1 - w) exp a(x) + w exp b(x)); made by :func:`mixture`."""
+    """x -> log sum_k w_k exp p_k(x); made by :func:`mixture`."""
 
-    a: Objective
-    b: Objective
-    weight: float
+    parts: tuple[Objective, ...]
+    log_weights: Tensor
 
     def over(self, change: Callable[[Any], Any]) -> Mixture:
-        """The mixture of change(a) and change(b)."""
-        return replace(self, a=change(self.a), b=change(self.b))
+        """The mixture of change(p_k)."""
+        return replace(self, parts=tuple(change(part) for part in self.parts))
 
     def __call__(self, x: Tensor) -> Tensor:
         """log q(x), shape (batch,), nats."""
-        first, second = self.a(x), self.b(x)
-        return torch.logaddexp(first + math.log1p(-self.weight), second + math.log(self.weight))
+        return log_mixture(torch.stack([part(x) for part in self.parts]), self.log_weights)
 
 
-def mixture(log_prob_a: Objective, log_prob_b: Objective, weight: float = 0.5) -> Mixture:
-    """The log-density of a mixture: log((1 - w) p_a(x) + w p_b(x)).
+def mixture(*log_probs: Objective, weights: Sequence[float] | None = None) -> Mixture:
+    """The log-density of a mixture: log q(x) = log sum_k w_k p_k(x).
 
-    A mixture is never worse than either part by more than a constant: its negative log-likelihood
-    is at most NLL_a + log 1/(1 - w) and at most NLL_b + log 1/w, whatever x. With a clean and an
-    adversarially trained model and w = 1/2 this is the baseline of hybrid training; with
-    :func:`uniform` for b it caps the fall of the likelihood, whatever the input.
+    A mixture is never worse than a part by more than a constant, whatever x: its negative
+    log-likelihood is at most min_k [NLL_k(x) + log 1/w_k] (:func:`mixture_bound`). With a clean and
+    an adversarially trained model this is a baseline of hybrid training; with models trained at
+    eps 0, 1, 2, 4 and 8, a ladder, nearly the least of all at every eps; with :func:`uniform` as a
+    part it caps the fall of the likelihood. Of flows, :class:`flowrob.flows.FlowMixture` makes a
+    module that samples as well.
 
     Args:
-        log_prob_a: maps (batch, ...) to (batch,), nats.
-        log_prob_b: the same, for the other density.
-        weight: w, of b; in (0, 1).
+        *log_probs: the parts; each maps (batch, ...) to (batch,), nats.
+        weights: w, positive, summing to 1; default: alike.
 
     Returns:
         A callable like its parts.
 
     Raises:
-        ValueError: weight outside (0, 1).
+        ValueError: no parts, or weights that are no positive shares of 1, one per part.
 
-    >>> half = mixture(uniform, uniform, 0.25)
-    >>> half(torch.full((1, 2), 0.5)).abs().item() < 1e-6
+    >>> alike = mixture(uniform, uniform, uniform, weights=(0.5, 0.25, 0.25))
+    >>> alike(torch.full((1, 2), 0.5)).abs().item() < 1e-6
     True
     """
-    if not 0.0 < weight < 1.0:
-        raise ValueError(f"weight must lie in (0, 1), got {weight}; for 0 or 1 use one part alone")
-    return Mixture(log_prob_a, log_prob_b, weight)
+    return Mixture(log_probs, log_of_weights(weights, len(log_probs)))
+
+
+def mixture_bound(bits: Tensor, num_dims: int, weights: Sequence[float] | None = None) -> Tensor:
+    """What no attack can drive a mixture above, image by image: min_k [b_k + log2(1/w_k) / D].
+
+    Because max over delta of min_k NLL_k <= min_k max over delta NLL_k. It is as good as the
+    attacks on the parts are: b_k must be the worst of part k alone, not of what others yielded to.
+
+    Args:
+        bits: (K, ...): the worst bits/dim of each part, for example (K, N) at one eps.
+        num_dims: D.
+        weights: of the mixture; default: alike.
+
+    Raises:
+        ValueError: wrong weights.
+    """
+    price = -log_of_weights(weights, len(bits)) / (math.log(2.0) * num_dims)
+    return (bits + price.to(bits).reshape(-1, *[1] * (bits.dim() - 1))).amin(0)
 
 
 @dataclass(frozen=True)

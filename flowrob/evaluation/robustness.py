@@ -1,25 +1,14 @@
-"""Robustness: tables of bits/dim of images, clean, noisy and attacked (section 5).
+"""Robustness: tables of bits/dim of images, clean, noisy and under one attack (section 5).
 
 Every row of a table, whatever was done to its images, is scored with the same fresh dequantisation
-noise. :func:`robustness_table` makes one attack; :func:`strongest_table` takes the worst of many,
-image by image, shared between models:
-
-    NLL*(model, eps) = max over attacks a, models m and e <= eps of NLL(model, x + delta(a, m, e))
-
-One attack may fail where another succeeds, and a robust row is worth what its strongest attack
-leaves of it. Three things are put together: several schedules, with and without random starts;
-*transfer*, the perturbations found against the other models of the table; and smaller balls, which
-the greater one contains. The last makes the strongest row grow with eps by construction: whether
-the density itself is flat is seen in the rows of the single attacks.
-
-Transfer matters for mixtures: the gradient of log(p_a + p_b) is that of the greater density alone,
-so an attack on the sum may never see the images at which both are small.
+noise (:class:`Protocol`). One attack may fail where another succeeds: for a number that is to
+count, see :func:`flowrob.evaluation.strongest_table`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,6 +21,7 @@ from flowrob.attacks import LinfBall, Objective, attack_images, dequantization_n
 from flowrob.attacks.images import GOALS
 from flowrob.evaluation.bits import (
     check_eps,
+    check_groups,
     gibbs_floor,
     integer_noise,
     mixed_mean,
@@ -55,6 +45,7 @@ class Protocol:
         uniform_weight: w of the column "mixed".
         num_resamples: of the bootstrap.
         batch_size: images at a time.
+        groups: which images belong together, for the bootstrap; None: each by itself.
     """
 
     images: Tensor
@@ -65,6 +56,7 @@ class Protocol:
     uniform_weight: float
     num_resamples: int
     batch_size: int
+    groups: Tensor | None = None
 
     @classmethod
     def begin(
@@ -76,17 +68,18 @@ class Protocol:
         uniform_weight: float,
         num_resamples: int,
         batch_size: int,
+        groups: Tensor | None = None,
     ) -> Protocol:
         """Draw what is drawn once, for all models: scoring noise, uniform noise, seed."""
         check_images(images)
+        groups = check_groups(groups, images)
         uniform_ceiling(uniform_weight, 1)  # checks the weight
         scoring = dequantization_noise(images, "fixed", generator)
         levels = {e: integer_noise(images, e, generator) for e in noisy if e}
         seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
         first_seed = generator.initial_seed()
-        return cls(
-            images, scoring, levels, seed, first_seed, uniform_weight, num_resamples, batch_size
-        )
+        columns = (uniform_weight, num_resamples, batch_size, groups)
+        return cls(images, scoring, levels, seed, first_seed, *columns)
 
     @property
     def num_dims(self) -> int:
@@ -95,7 +88,9 @@ class Protocol:
 
     def rows(self, which: Tensor) -> Protocol:
         """The same for some of the images, with their noise."""
-        return replace(self, images=self.images[which], scoring=self.scoring[:, which], noisy={})
+        groups = None if self.groups is None else self.groups[which]
+        few = {"images": self.images[which], "scoring": self.scoring[:, which]}
+        return replace(self, **few, noisy={}, groups=groups)
 
     def fresh(self) -> torch.Generator:
         """A generator in the state that every attack begins with."""
@@ -112,7 +107,7 @@ class Protocol:
             "model": name,
             "eps": eps,
             "row": row,
-            **summary(bits, self.fresh(), self.num_resamples),
+            **summary(bits, self.fresh(), self.num_resamples, self.groups),
             "floor": gibbs_floor(eps, self.images) if bounded else None,
             "mixed": mixed_mean(bits, self.uniform_weight, self.num_dims),
             "ceiling": uniform_ceiling(self.uniform_weight, self.num_dims),
@@ -128,6 +123,7 @@ class Protocol:
             **own,
             "uniform_weight": self.uniform_weight,
             "num_resamples": self.num_resamples,
+            "num_groups": None if self.groups is None else len(self.groups.unique()),
             "seed": self.first_seed,
             "flowrob": flowrob.__version__,
             "torch": torch.__version__,
@@ -157,6 +153,7 @@ def robustness_table(
     noise: str = "fixed",
     uniform_weight: float = 0.01,
     num_resamples: int = 1000,
+    groups: Tensor | None = None,
     batch_size: int = 64,
     attack_options: Mapping | None = None,
     progress: bool = False,
@@ -181,6 +178,8 @@ def robustness_table(
         noise: of the attack: "fixed", "midpoint" or "expected".
         uniform_weight: w of the column ``mixed``.
         num_resamples: of the bootstrap.
+        groups: (N,) integers, alike for images that belong together (overlapping crops): the
+            bootstrap resamples groups; see :func:`flowrob.data.photo_tiles`.
         batch_size: images at a time.
         attack_options: for :func:`flowrob.attacks.attack_images`, for example
             ``{"num_steps": 50, "schedule": "auto"}``.
@@ -201,7 +200,11 @@ def robustness_table(
         raise ValueError(f'goal must be "lower" or "raise", got {goal!r}')
     if options.get("norm", LinfBall) is not LinfBall:
         raise ValueError("the rows share one l_inf ball; for another norm use attack_images")
-    columns: dict[str, Any] = {"uniform_weight": uniform_weight, "num_resamples": num_resamples}
+    columns: dict[str, Any] = {
+        "uniform_weight": uniform_weight,
+        "num_resamples": num_resamples,
+        "groups": groups,
+    }
     protocol = Protocol.begin(images, generator, eps, batch_size=batch_size, **columns)
     rows, values, kept, warnings = [], {}, {}, []
     bar = tqdm(total=len(models) * len(eps), disable=not progress, desc="table", leave=False)
@@ -256,128 +259,3 @@ def _suspicions(bits: dict[str, Tensor], noise_row: dict, goal: str) -> list[str
             "or check the gradients with flowrob.attacks.square"
         )
     return found
-
-
-def schedules(steps: Iterable[int] = (20, 100), auto: bool = True) -> dict[str, dict]:
-    """Attacks by name, as options of :func:`flowrob.attacks.attack_images`.
-
-    PGD with each number of steps and, if ``auto``, Auto-PGD from a random start with the greatest.
-
-    >>> list(schedules())
-    ['pgd-20', 'pgd-100', 'auto-pgd-100']
-    """
-    steps = list(steps)
-    attacks = {f"pgd-{n}": {"num_steps": n} for n in steps}
-    longest = {"num_steps": max(steps), "schedule": "auto", "start": "random"}
-    return attacks | ({f"auto-pgd-{max(steps)}": longest} if auto else {})
-
-
-#: What :func:`strongest_table` tries unless told otherwise.
-ATTACKS = schedules()
-
-
-def strongest_table(
-    models: Objective | Mapping[str, Objective],
-    images: Tensor,
-    eps: Iterable[int] = (0, 1, 2, 4, 8),
-    *,
-    generator: torch.Generator,
-    attacks: Mapping[str, Mapping] | None = None,
-    uniform_weight: float = 0.01,
-    num_resamples: int = 1000,
-    batch_size: int = 64,
-    progress: bool = False,
-) -> Table:
-    """Bits/dim of data under each of several attacks, and under the worst of all, image by image.
-
-    Rows per model: "clean" at eps 0; at each other eps a row per attack, then "strongest", the
-    maximum over all attacks on all models at this and every smaller eps, as this model scores
-    their results. Columns as in :func:`robustness_table`.
-
-    Source: Tables 1 to 3 of the paper, with one attack; Croce and Hein 2020 and Tramer et al. 2020
-    for why it takes more than one.
-
-    Args:
-        models: a log_prob of x in [0, 1], from any library, or several by name.
-        images: (N, C, H, W) uint8.
-        eps: l_inf radii in grey levels; 0 makes the clean rows.
-        generator: draws the noise that scores every row; then, alike for every model and eps,
-            what each attack and the bootstrap need.
-        attacks: by name, options of :func:`~flowrob.attacks.attack_images`; default
-            :data:`ATTACKS`.
-        uniform_weight: w of the column ``mixed``.
-        num_resamples: of the bootstrap.
-        batch_size: images at a time.
-        progress: show a progress bar.
-
-    Returns:
-        A :class:`Table`. ``values[model, eps, row]`` are bits/dim per image.
-
-    Raises:
-        TypeError: images are not uint8.
-        ValueError: no images, models or attacks, an attack called "clean" or "strongest", eps that
-            are not integers, or a weight outside (0, 1).
-    """
-    models, eps = models_by_name(models), check_eps(eps)
-    attacks = dict(ATTACKS if attacks is None else attacks)
-    if not attacks or {"clean", "strongest"} & {*attacks}:
-        raise ValueError(
-            f'attacks needs at least one, none of them called "clean" or "strongest", got '
-            f"{sorted(attacks)}"
-        )
-    columns: dict[str, Any] = {"uniform_weight": uniform_weight, "num_resamples": num_resamples}
-    protocol = Protocol.begin(images, generator, batch_size=batch_size, **columns)
-    radii = [e for e in eps if e]
-    total = len(radii) * len(models) * sum(_cost(options) for options in attacks.values())
-    with tqdm(total=total, disable=not progress, desc="attacks", leave=False) as bar:
-        values, warnings = _worst_of_all(models, attacks, radii, protocol, bar.update)
-    rows = [
-        protocol.row(name, e, row, values[name, e, row], bounded=e > 0)
-        for name in models
-        for e in eps
-        for row in ((*attacks, "strongest") if e else ("clean",))
-    ]
-    settings = protocol.settings(eps, values, attacks=attacks)
-    caption = f"Bits/dim of {len(images)} images: each attack, and the worst of all per image"
-    return Table(rows, caption, values, {}, settings, warnings)
-
-
-def _worst_of_all(
-    models: dict[str, Objective],
-    attacks: dict[str, Mapping],
-    radii: list[int],
-    protocol: Protocol,
-    advance: Callable[[int], object],
-) -> tuple[dict[tuple, Tensor], list[str]]:
-    """Bits/dim by (model, eps, row), every model scored on what was found against all."""
-    values: dict[tuple, Tensor] = {}
-    warnings, images = [], protocol.images
-    worst = {name: protocol.bits(log_prob, images) for name, log_prob in models.items()}
-    values |= {(name, 0, "clean"): bits for name, bits in worst.items()}
-    for e in radii:
-        for victim, log_prob in models.items():
-            for attack, options in attacks.items():
-                fresh: dict[str, Any] = {
-                    "batch_size": protocol.batch_size,
-                    "generator": protocol.fresh(),
-                }
-                found = attack_images(log_prob, images, e, **fresh, **options)
-                warnings += [f"{victim}, eps {e}, {attack}: {w}" for w in found.warnings]
-                for name, other in models.items():
-                    bits = protocol.bits(other, found.x)
-                    worst[name] = _greater(worst[name], bits)
-                    if name == victim:
-                        values[name, e, attack] = bits
-                advance(_cost(options))
-        values |= {(name, e, "strongest"): bits for name, bits in worst.items()}
-    return values, warnings
-
-
-def _cost(options: Mapping) -> int:
-    """Gradient steps of an attack."""
-    return options.get("num_steps", 20) * options.get("restarts", 1)
-
-
-def _greater(first: Tensor, second: Tensor) -> Tensor:
-    """The greater of two, image by image; NaN, which no density has, counts as the worst."""
-    return torch.where(first.isnan() | (first >= second), first, second)

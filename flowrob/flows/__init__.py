@@ -5,6 +5,7 @@
 ``couplings``     half of an input moves the other half: Glow's and RealNVP's
 ``conditioners``  the networks inside the couplings
 ``models``        ``Flow``, ``glow``, ``realnvp``, ``plane_flow``, and the published sizes
+``mixtures``      one density made of several flows, and what bounds it
 ``round_trip``    how well a flow can be inverted in floating point
 ``foreign``       a Glow that another library trained
 ================  ================================================================================
@@ -22,6 +23,7 @@ from flowrob.flows.bijections import (
 from flowrob.flows.conditioners import ResidualNet, ZeroConv2d, conv_net, mlp
 from flowrob.flows.couplings import AffineCoupling, MaskedCoupling, checkerboard
 from flowrob.flows.foreign import import_state_dict
+from flowrob.flows.mixtures import FlowMixture
 from flowrob.flows.models import (
     PUBLISHED,
     Flow,
@@ -40,6 +42,7 @@ __all__ = [
     "Bijection",
     "Chain",
     "Flow",
+    "FlowMixture",
     "Invertibility",
     "InvertibleConv1x1",
     "Logit",

@@ -120,3 +120,17 @@ def test_a_region_is_the_ball_cut_by_the_box(ball):
         assert torch.allclose(region.project(region.project(moved)), region.project(moved))
         assert torch.allclose(region.project(x), x)
     assert bool((ball.size(Region(x, ball.on(x), None).project(moved) - x) > 0.29).all())
+
+
+@pytest.mark.parametrize("kind", [LinfBall, L2Ball])
+def test_a_radius_is_checked_whatever_its_shape(kind):
+    x = torch.rand(2, 3, 4, 4)
+    for wrong in (-1.0, math.inf, math.nan):
+        with pytest.raises(ValueError, match="radius must be finite and >= 0"):
+            kind(torch.full((2, 1, 1, 1), wrong)).on(x)
+    for shape in ((2, 3, 4, 4), (1, 3, 4, 4), (3, 1, 1, 1), (1, 1), (1,), (2, 1)):
+        with pytest.raises(ValueError, match=r"number or have shape \(2,\), got"):
+            kind(torch.full(shape, 0.1)).on(x)
+    for right in (0.1, torch.tensor(0.1), torch.full((2,), 0.1), torch.full((2, 1, 1, 1), 0.1)):
+        assert kind(right).on(x).radius.flatten().tolist() == pytest.approx([0.1, 0.1])
+        assert torch.equal(kind(right).on(x).on(x).radius, kind(right).on(x).radius)

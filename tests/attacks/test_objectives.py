@@ -67,7 +67,7 @@ def test_no_graph_is_built_for_weights_and_they_thaw_after_an_error(flow, x):
     assert not any(spy.states)
     spy.fail = True
     with pytest.raises(KeyError):
-        lower_likelihood(mixture(spy.log_prob, uniform, 0.1), x, LinfBall(0.02))
+        lower_likelihood(mixture(spy.log_prob, uniform, weights=(0.9, 0.1)), x, LinfBall(0.02))
     assert all(p.requires_grad for p in flow.parameters())
 
 
@@ -142,7 +142,7 @@ def test_the_gradient_leads_out_of_an_infinite_density():
 COMPOSITES = {
     "negative": lambda flow, noise: Negative(flow.log_prob),
     "finite": lambda flow, noise: Finite(flow.log_prob),
-    "mixture": lambda flow, noise: mixture(flow.log_prob, uniform, 0.1),
+    "mixture": lambda flow, noise: mixture(flow.log_prob, uniform, weights=(0.9, 0.1)),
     "rebased": lambda flow, noise: rebased(flow, 1.5),
     "noise": lambda flow, noise: OverNoise(flow.log_prob, noise),
     "sharded": lambda flow, noise: Sharded(flow.log_prob, Group()),
@@ -179,3 +179,29 @@ def test_a_plain_function_is_its_own_rows_and_its_own_double():
     assert of_rows(function, slice(1)) is function
     assert in_double(function) is function
     assert modules(function) == []
+
+
+def test_bound_methods_of_any_name_are_scored_in_float64():
+    def doubled(function):
+        return lambda self, x: 2 * function(self, x)
+
+    class Private(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(3))
+
+        def __hidden(self, x):
+            return (self.weight * x).sum(1)
+
+        @doubled
+        def decorated(self, x):  # its __name__ is "<lambda>"
+            return (self.weight * x).sum(1)
+
+        def hidden(self):
+            return self.__hidden
+
+    model, x = Private(), torch.tensor([[0.1, 0.2, 0.3]])
+    for method, times in ((model.hidden(), 1), (model.decorated, 2)):
+        value = Precise(method)(x)
+        assert value.dtype == torch.float64 and value.item() == pytest.approx(0.6 * times)
+        assert in_double(method).__self__ is not model

@@ -1,6 +1,7 @@
 """flowrob table: train what is not there, attack all, print and record."""
 
 import json
+import math
 import os
 from dataclasses import replace
 
@@ -12,27 +13,29 @@ from small_commands import SHORT, state, table
 from flowrob import data, zoo
 from flowrob.cli import main, paper_tables
 from flowrob.cli.recipes import PHOTOS, RECIPES, TABLES, Plan
-from flowrob.data import load
-from flowrob.evaluation import mixture, rebased, strongest_table
+from flowrob.data import load, photo_tiles
+from flowrob.evaluation import Budget, mixture, rebased, strongest_table
+
+
+def seeded():
+    return torch.Generator().manual_seed(0)
 
 
 @pytest.fixture
 def few_images(monkeypatch):
     """The recipes of the tiny models, on 64 images; 8 are reported on."""
-    few = replace(PHOTOS, train=("train", (0, 64)), report=("test", (0, 8)))
-    for name in ("tiny-base", "tiny-clean", "tiny-adversarial", "tiny-hybrid"):
+    few = replace(PHOTOS, train=("train", (0, 64)), tune=None, report=("test", (0, 8)))
+    for name in (name for name in RECIPES if name.startswith("tiny-")):
         monkeypatch.setitem(RECIPES, name, replace(RECIPES[name], images=few))
 
 
 @pytest.fixture
 def small_table(monkeypatch, few_images):
-    plan = Plan("A table", TABLES["tiny", "laptop"].models, True, eps=(0, 8), steps=(2,))
+    plan = replace(TABLES["tiny", "laptop"], title="A table", eps=(0, 8), steps=(2,))
+    plan = replace(plan, auto=False, budget=Budget(1, 2))
     monkeypatch.setitem(TABLES, ("tiny", "laptop"), plan)
     monkeypatch.setattr(paper_tables, "NUM_TUNED", 8)
-    bases = {
-        "clean, wider base": ("scale", (1.0, 3.0)),
-        "clean, Student-t base": ("degrees", (1.0, 5.0)),
-    }
+    bases = {"clean, Student-t base": ("degrees", (1.0, 5.0))}
     monkeypatch.setattr(paper_tables, "BASES", bases)
 
 
@@ -45,34 +48,44 @@ def test_table_trains_attacks_and_records(small_table, tmp_path, capsys):
     assert printed.endswith(paper_tables.layout(record) + "\n") and "A table" in printed
     assert record["command"].startswith("python -m flowrob table tiny --folder")
     assert os.sep not in record["command"] and record["duration_s"] > 0
-    names = ["tiny-clean", "tiny-adversarial", "tiny-hybrid"]
+    names = [f"tiny-{loss}" for loss in ("clean", "adversarial", "hybrid", "hybrid-fresh")]
+    names += [f"tiny-eps{e}" for e in (1, 2, 4)]
     assert record["models"] == names
     assert set(record["training_seconds"]) == {*names, "tiny-base"}
     data = {"train": "photos, train 0..63", "tune": None, "report": "photos, test 0..7"}
     assert record["data"] == dict.fromkeys(names, data)
-    flow = {name.split("-")[1]: zoo.load(tmp_path / f"{name}.safetensors", "cpu") for name in names}
+    labels = TABLES["tiny", "laptop"].models
+    flow = {
+        label: zoo.load(tmp_path / f"{name}.safetensors", "cpu") for label, name in labels.items()
+    }
     for name in (*names, "tiny-base"):  # each says which command made it: the table's
         assert zoo.recipe(tmp_path / f"{name}.safetensors")["command"] == record["command"]
     chosen = record["baselines"]
-    for name, parameter in {
-        "clean, wider base": "scale",
-        "clean, Student-t base": "degrees",
-    }.items():
-        best = min(chosen[name]["tried"], key=lambda entry: entry["half and half"])
-        assert chosen[name][parameter] == best[parameter] and chosen[name]["num_images"] == 8
+    of_base = chosen["clean, Student-t base"]
+    best = min(of_base["tried"], key=lambda entry: entry["half and half"])
+    assert of_base["degrees"] == best["degrees"] and of_base["num_images"] == 8
+    rungs = ("clean", "eps 1", "eps 2", "eps 4", "adversarial")
     models = {name: f.log_prob for name, f in flow.items()} | {
-        "clean, wider base": rebased(flow["clean"], scale=chosen["clean, wider base"]["scale"]),
         "clean, Student-t base": rebased(
             flow["clean"], degrees=chosen["clean, Student-t base"]["degrees"]
         ),
         "mixture": mixture(flow["clean"].log_prob, flow["adversarial"].log_prob),
+        "ladder": mixture(*(flow[label].log_prob for label in rungs)),
     }
     images = load("photos", split="test", size=16, limit=4)
     attacks = TABLES["tiny", "laptop"].attacks
-    assert set(attacks) == {"pgd-2", "auto-pgd-2"}
-    generator = torch.Generator().manual_seed(0)
-    expected = strongest_table(models, images, [0, 8], generator=generator, attacks=attacks)
+    assert set(attacks) == {"pgd-2"}
+    how = {"attacks": attacks, "budget": Budget(1, 2), "generator": seeded()}
+    groups = photo_tiles("test", 16)[:4]
+    expected = strongest_table(models, images, [0, 8], groups=groups, **how)
     assert record["rows"] == json.loads(expected.to_json())["rows"]
+    parts = torch.stack([expected.values[label, 8, "strongest"] for label in rungs])
+    ladder = record["ladder"]
+    assert ladder["price"] == pytest.approx(math.log2(5) / 768)
+    assert ladder["8"]["bound"] == pytest.approx(parts.amin(0).mean().item() + ladder["price"])
+    assert ladder["8"]["bound"] >= expected.values["ladder", 8, "strongest"].mean().item() - 1e-6
+    assert ladder["8"]["best part"] == rungs[int(parts.mean(1).argmin())]
+    assert {row["status"] for row in record["rows"] if "status" in row} <= {"converged", ">="}
     # a second run trains nothing, and the same numbers come out
     before = {path: path.read_bytes() for path in tmp_path.glob("*.safetensors")}
     assert main(table(tmp_path, "--json", str(tmp_path / "again.json"))) == 0
@@ -131,8 +144,9 @@ def test_shipped_weights_are_attacked_without_training(monkeypatch, tmp_path):
             {name: zoo.load(name, "cpu").log_prob},
             images,
             plan.eps,
-            generator=torch.Generator().manual_seed(0),
+            generator=seeded(),
             attacks=plan.attacks,
+            groups=photo_tiles("test")[:4],
         )
         rows = [row for row in record["rows"] if row["model"] == name]
         assert rows == json.loads(expected.to_json())["rows"]
@@ -197,8 +211,13 @@ def test_a_row_has_one_budget_and_what_is_not_loss_is_alike(key):
     assert all(name in RECIPES for name in plan.models.values())
     if not plan.baselines:
         return
-    assert [*plan.models] == ["clean", "adversarial", "hybrid"]
-    recipes = [RECIPES[name] for name in plan.models.values()]
-    assert [recipe.loss.name for recipe in recipes] == [*plan.models]
+    labels = [label for label in plan.models if label != "clean (published)"]
+    assert labels[:3] == ["clean", "adversarial", "hybrid"] and {*plan.ladder} <= {*labels}
+    recipes = [RECIPES[plan.models[label]] for label in labels]
+    assert [recipe.loss.name for recipe in recipes[:3]] == labels[:3]
+    if "clean (published)" in plan.models:  # bounds on two scales tell it apart, nothing else
+        published = RECIPES[plan.models["clean (published)"]]
+        alike = replace(published, model=recipes[0].model, start=recipes[0].start)
+        assert alike == recipes[0] and published.model != recipes[0].model
     assert len({recipe.start for recipe in recipes}) == 1 and recipes[0].start
     assert all(replace(recipe, loss=recipes[0].loss) == recipes[0] for recipe in recipes)

@@ -15,6 +15,7 @@ from flowrob.evaluation import (
     bootstrap_interval,
     gibbs_floor,
     mixture,
+    robustness_table,
     uniform,
     uniform_ceiling,
 )
@@ -63,7 +64,7 @@ def test_uniform_ceiling_caps_every_input():
     def absurd(x):
         return torch.full((len(x),), -1e6)
 
-    capped = mixture(absurd, uniform, 0.01)
+    capped = mixture(absurd, uniform, weights=(0.99, 0.01))
     bits = bits_per_dim(capped(torch.rand(2, 3, 4, 4, generator=seeded())), 48)
     assert torch.allclose(bits, torch.tensor(uniform_ceiling(0.01, 48)))
     assert uniform_ceiling(0.5, 1) == 9.0
@@ -77,6 +78,31 @@ def test_quantiles_interpolate_and_survive_infinities():
     heavy = torch.tensor([1.0, math.inf, 2.0])
     assert [_quantile(heavy, q) for q in (0.5, 0.75, 1.0)] == [2.0, math.inf, math.inf]
     assert _quantile(torch.tensor([math.inf, math.inf]), 0.5) == math.inf
+
+
+def test_images_that_belong_together_are_resampled_together():
+    """Ten copies of each of forty values are worth forty values, not four hundred."""
+    few = torch.randn(40, generator=seeded(), dtype=torch.float64)
+    copies, groups = few.repeat_interleave(10), torch.arange(40).repeat_interleave(10)
+    low, high = bootstrap_interval(copies, seeded(), 4000, groups=groups)
+    assert (low, high) == pytest.approx(bootstrap_interval(few, seeded(), 4000))
+    naive = bootstrap_interval(copies, seeded(), 4000)
+    assert high - low > 2.5 * (naive[1] - naive[0])
+    assert bootstrap_interval(copies, seeded(), 50, groups=groups + 7) == pytest.approx(
+        bootstrap_interval(copies, seeded(), 50, groups=groups)
+    )
+    # groups of different sizes weigh by their images: the mean is that of images
+    values, sizes = torch.tensor([0.0, 1.0, 1.0, 1.0]), torch.tensor([0, 1, 1, 1])
+    means = {0.0, 0.75, 1.0}
+    found = {v for s in range(9) for v in bootstrap_interval(values, seeded(s), 1, groups=sizes)}
+    assert found <= means and 0.75 in found
+
+
+@pytest.mark.parametrize("wrong", [torch.zeros(3, dtype=torch.int64), torch.zeros(5)])
+def test_groups_are_one_integer_per_image(wrong):
+    images = torch.zeros(5, 1, 2, 2, dtype=torch.uint8)
+    with pytest.raises(ValueError, match="groups must hold one integer per image, 5, got"):
+        robustness_table(lambda x: -x.flatten(1).sum(1), images, generator=seeded(), groups=wrong)
 
 
 def test_bootstrap_interval_has_the_width_of_the_standard_error():

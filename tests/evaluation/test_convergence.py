@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from flowrob.data import load
-from flowrob.evaluation import Budget, converged_table, robustness_table
+from flowrob.evaluation import Budget, converged_table, robustness_table, strongest_table
 from flowrob.evaluation.convergence import Search
 from flowrob.flows import glow
 from flowrob.training import fit
@@ -124,7 +124,7 @@ def test_settled_images_drop_out(images):
         movable = (x.flatten(1).std(1) > 0.05).to(x)
         return -200.0 * movable * (x - 0.5).square().flatten(1).sum(1)
 
-    budget = Budget(first_steps=2, max_steps=8, mean_gain=1e-9, image_gain=1e-9)
+    budget = Budget(2, 8, mean_gain=1e-9, image_gain=1e-9, enough=math.inf)
     table = converged_table(log_prob, stuck, (4,), generator=seeded(), budget=budget)
     curve = table.settings["curves"]["model, 4"]
     assert [point["evaluations"] for point in curve][:2] == [14.0, 42.0]
@@ -140,9 +140,35 @@ def test_nan_is_the_worst_there_is():
     assert search.levels.flatten().tolist() == [1.0, 0.0]
 
 
+def test_what_is_found_out_is_attacked_no_further_and_is_a_lower_bound(images):
+    def steep(x):
+        return -2e4 * (x - 0.5).square().flatten(1).sum(1)
+
+    budget = Budget(2, 64, enough=20.0)
+    table = converged_table(steep, images, (8,), generator=seeded(), budget=budget)
+    assert table.values["model", 8, "attacked"].min() > 20.0
+    assert table.rows[0]["status"] == ">=" and table.rows[0]["evaluations"] <= 14.0
+
+
+def test_the_strongest_of_many_attacks_goes_on_until_it_has_converged(flow, images):
+    few = {"pgd-1": {"num_steps": 1}}
+    at, options = (0, 4), {"generator": seeded(), "attacks": few}
+    fixed = strongest_table(flow.log_prob, images, at, **options)
+    options["generator"] = seeded()
+    table = strongest_table(flow.log_prob, images, at, **options, budget=SMALL)
+    assert [row["row"] for row in table.rows] == ["clean", "pgd-1", "strongest"]
+    first, last = (t.values["model", 4, "strongest"] for t in (fixed, table))
+    assert torch.equal(fixed.values["model", 4, "pgd-1"], table.values["model", 4, "pgd-1"])
+    assert bool((last >= first).all()) and last.mean() > first.mean()
+    assert "status" not in fixed.rows[-1] and table.rows[-1]["status"] in ("converged", ">=")
+    curve = table.settings["curves"]["model, 4"]
+    assert curve[0]["evaluations"] == 1 + 7 * SMALL.first_steps  # the attack's own step counts
+    assert table.rows[-1]["evaluations"] == curve[-1]["evaluations"]
+
+
 @pytest.mark.parametrize(
     "wrong",
-    [{"first_steps": 0}, {"max_steps": 5}, {"patience": 0}, {"mean_gain": 0.0}, {"image_gain": -1}],
+    [{"first_steps": 0}, {"max_steps": 4}, {"patience": 0}, {"mean_gain": 0.0}, {"enough": -1}],
 )
 def test_a_budget_that_makes_no_sense_is_refused(wrong):
     with pytest.raises(ValueError, match="must be"):

@@ -21,15 +21,18 @@ def test_mixture_is_never_much_worse_than_either_part(flow, images):
         return other.log_prob(y.flatten(1).double())
 
     a, b = flow.log_prob(x).double(), log_prob(x)
-    both = mixture(flow.log_prob, log_prob, 0.25)(x)
+    both = mixture(flow.log_prob, log_prob, weights=(0.75, 0.25))(x)
     exact = torch.log(0.75 * (a - a).exp() + 0.25 * (b - a).exp()) + a
     exact = torch.where(exact.isfinite(), exact, torch.maximum(a, b + math.log(0.25)))
     assert torch.allclose(both, exact, rtol=1e-6)
     assert bool((both >= a + math.log(0.75) - 1e-4).all())
     assert bool((both >= b + math.log(0.25) - 1e-4).all())
-    with pytest.raises(ValueError, match=r"weight must lie in \(0, 1\), got 1"):
-        mixture(flow.log_prob, log_prob, 1)
-    negative = Negative(mixture(flow.log_prob, uniform, 0.5))
+    for wrong in ((1.0, 0.0), (0.5, 0.6), (1.0,)):
+        with pytest.raises(ValueError, match=r"weights must hold 2 positive numbers"):
+            mixture(flow.log_prob, log_prob, weights=wrong)
+    with pytest.raises(ValueError, match="at least one part"):
+        mixture()
+    negative = Negative(mixture(flow.log_prob, uniform))
     assert bool((negative(x) <= math.log(2) + 1e-6).all())
 
 

@@ -19,7 +19,7 @@ from flowrob.evaluation import (
     schedules,
     strongest_table,
 )
-from flowrob.evaluation.robustness import _greater
+from flowrob.evaluation.convergence import Search
 
 QUICK = {"few": {"num_steps": 3}, "start": {"num_steps": 3, "start": "random"}}
 
@@ -140,6 +140,26 @@ def test_defaults_and_errors(flow, images):
 
 
 def test_the_greater_of_two_keeps_nan_from_either_side():
-    nan = math.nan
-    found = _greater(torch.tensor([nan, 1.0, 1.0, 3.0]), torch.tensor([1.0, nan, 2.0, 2.0]))
-    assert found[:2].isnan().all() and found[2:].tolist() == [2.0, 3.0]
+    nan, levels = math.nan, torch.zeros(4, 1, 1, 1)
+    search = Search.begin(torch.tensor([nan, 1.0, 1.0, 3.0]), levels)
+    search.offer(torch.tensor([1.0, nan, 2.0, 2.0]), levels + 1)
+    assert search.bits[:2].isnan().all() and search.bits[2:].tolist() == [2.0, 3.0]
+    assert search.levels.flatten().tolist() == [0.0, 1.0, 1.0, 0.0]  # NaN came from both sides
+
+
+def test_a_noise_row_is_shown_and_no_maximum_counts_it():
+    def fears_noise(x):  # any change costs, and its gradient shows nothing
+        return -1e4 * (x - x.mean((2, 3), keepdim=True)).square().flatten(1).sum(1)
+
+    grey = torch.full((4, 1, 4, 4), 128, dtype=torch.uint8)
+    one = {"sign": {"num_steps": 1, "step_size": 0.01}}
+    options = {"generator": seeded(3), "attacks": one, "noise": True}
+    table = strongest_table(fears_noise, grey, [0, 8], **options)
+    assert [row["row"] for row in table.rows] == ["clean", "sign", "noise", "strongest"]
+    by = {row["row"]: row["mean"] for row in table.rows}
+    assert by["noise"] > by["strongest"] + 1 and by["strongest"] >= by["sign"]
+    robust = robustness_table(fears_noise, grey, [0, 8], generator=seeded(3))
+    noisy = next(row for row in robust.rows if row["row"] == "noise")
+    assert noisy["mean"] == by["noise"]  # the same noise, from the same seed
+    with pytest.raises(ValueError, match="attacks needs at least one"):
+        strongest_table(fears_noise, grey, generator=seeded(), attacks={"noise": {}})

@@ -44,9 +44,9 @@ def test_every_keyword_of_both_tables(table, name):
 
 
 def test_the_cases_are_the_real_keywords():
-    shared = {"eps", "uniform_weight", "num_resamples", "batch_size", "progress"}
+    shared = {"eps", "uniform_weight", "num_resamples", "groups", "batch_size", "progress"}
     assert {*said(robustness_table)} == shared | {"goal", "noise", "attack_options"}
-    assert {*said(strongest_table)} == shared | {"attacks"}
+    assert {*said(strongest_table)} == shared | {"attacks", "budget", "noise"}
     assert "generator" in inspect.signature(strongest_table).parameters
 
 
@@ -117,7 +117,7 @@ def test_one_protocol_makes_the_rows_of_both_tables(flow, images):
 
 def test_both_settings_say_how_the_numbers_were_made(flow, images):
     common = {"num_images", "num_dims", "eps", "uniform_weight", "num_resamples", "seed"}
-    common |= {"flowrob", "torch", "scored_in"}
+    common |= {"flowrob", "torch", "scored_in", "num_groups"}
     one = robustness_table(flow.log_prob, images, [0], generator=seeded(5)).settings
     many = strongest_table(flow.log_prob, images, [0], generator=seeded(5)).settings
     assert {*one} == common | {"goal", "noise", "attack_options"}
