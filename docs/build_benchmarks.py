@@ -28,6 +28,9 @@ HEAD = """# Benchmarks
 Six questions, each answered by one script in `benchmarks/`. This file is written by
 `python docs/build_benchmarks.py` from what those scripts left in `results/`: no number in it is
 typed by hand, and `python -m pytest tests/test_docs.py` asserts that it is up to date.
+
+Records dated before 2026-11-24 have other test crops of photographs: squares of the photographs
+that were trained on, not whole photographs held out. `glow-photos-adam` no longer ships.
 """
 
 WORST_CASE = """

@@ -30,7 +30,7 @@ normalised density can go below on average over the noise. A warning of the atta
 its table: with one, the truth is worse than the row.
 
 The *published* Glows have no bound on the scales of their couplings and priors
-([explosion.md](explosion.md)); the figure of the README and notebooks 00, 03, 05 and 06 attack the
+([explosion.md](explosion.md)); the figure of the README and notebooks 00, 05 and 06 attack the
 one on photographs.
 
 This file is written by `python docs/build_robustness.py` from `results/attack-*.json`.

@@ -18,6 +18,7 @@ from paper_measures import (
     Item,
     against_paper,
     cell,
+    few,
     iterations,
     line,
     longer,
@@ -155,7 +156,8 @@ ITEMS = (
         "“2.0 × 10⁶” at ε = 8",
         TABLES,
         lambda: (
-            f"{against_paper(paper.TABLE_1, T1, PUBLISHED)}; with two bounds {line(T1, 'clean')}"
+            f"{against_paper(paper.TABLE_1, T1, 'clean', PUBLISHED)}; with two bounds "
+            f"{line(T1, 'clean')}"
         ),
         AGREES,
         "in the paper’s form ours explodes, too; bounds on two scales take it away "
@@ -174,7 +176,7 @@ ITEMS = (
         "3.6 to 5.9",
         TABLES,
         lambda: (
-            f"{against_paper(paper.TABLE_1, T1, 'hybrid')}; ε = 8, first 12 images "
+            f"{against_paper(paper.TABLE_1, T1, 'hybrid')}; ε = 8, {few()} "
             f"{longer('cifar10', 'hybrid')}"
         ),
         CANNOT,
@@ -200,7 +202,7 @@ ITEMS = (
         "model”",
         f"{NB['07']}, [benchmarks](benchmarks.md)",
         lambda: (
-            f"ε = 8, first 12 images of CIFAR-10: hybrid {longer('cifar10', 'hybrid')}, "
+            f"ε = 8, {few()} of CIFAR-10: hybrid {longer('cifar10', 'hybrid')}, "
             f"adversarial {longer('cifar10', 'adversarial')}"
         ),
         DISAGREES,

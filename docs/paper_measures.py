@@ -92,6 +92,11 @@ def longer(images: str, loss: str) -> str:
     return f"{means} after {steps} steps"
 
 
+def few() -> str:
+    """On how many images that was."""
+    return f"first {record('long_attacks')['settings']['limit']} images"
+
+
 def printed(values) -> str:
     """Numbers with the digits that the paper gives them."""
     return " / ".join(f"{v:g}" if v < 1e5 else f"{v:,.0f}" for v in values)
@@ -182,9 +187,9 @@ def figure_3() -> str:
     )
 
 
-def against_paper(table: tuple, name: str, training: str) -> str:
+def against_paper(table: tuple, name: str, training: str, ours: str | None = None) -> str:
     row = next(r for r in table if r.training == training)
-    return f"paper {printed(row.nll)}; ours, strongest, {line(name, training)}"
+    return f"paper {printed(row.nll)}; ours, strongest, {line(name, ours or training)}"
 
 
 def mixture_of_theirs() -> str:

@@ -17,6 +17,7 @@ from paper_measures import (
     cell,
     change_of_variables,
     exchange,
+    few,
     figure_3,
     likelihoods,
     line,
@@ -52,7 +53,7 @@ ITEMS = (
         "hybrid training can “significantly boost the robustness of these generative models”",
         f"{NB['07']}, {TABLES}",
         lambda: (
-            f"CIFAR-10, ε = 8, first 12 images: hybrid {longer('cifar10', 'hybrid')}, "
+            f"CIFAR-10, ε = 8, {few()}: hybrid {longer('cifar10', 'hybrid')}, "
             f"adversarial {longer('cifar10', 'adversarial')}"
         ),
         AGREES,

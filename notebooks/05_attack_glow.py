@@ -201,10 +201,6 @@ for e, v in zip(EPS, raised, strict=True):
     print(f"eps {e}: mean {v.mean():.1f}, median {v.median():.1f} bits/dim")
 print(f"photographs: mean {clean.mean():.1f}, median {clean.median():.1f} bits/dim")
 
-# %% [markdown]
-# First the paper's Figures 4 and 5 made again, one photograph and one noise image: under the
-# in-distribution attack, under uniform noise, and the noise image under the out-of-distribution attack.
-
 # %%
 one, lifted = clean.argsort()[len(clean) // 2], [random_images[:1] / 255]
 for e in EPS[1:]:
@@ -225,8 +221,10 @@ for printed_in in (paper.FIGURE_4, paper.FIGURE_5):
         print(f"    {k:9}", *getattr(printed_in, k))
 
 # %% [markdown]
-# Columns are $\epsilon = 0, 1, 2, 4, 8$; above each image its NLL in bits/dim under our Glow, below the
-# labels of the paper's two figures, which show images of its own sets. The attacked row grows from one
+# These are the paper's Figures 4 and 5 made again: one photograph under the in-distribution attack, the
+# same under uniform noise, and a noise image under the out-of-distribution attack. Columns are
+# $\epsilon = 0, 1, 2, 4, 8$; above each image its NLL in bits/dim under our Glow, below the labels of the
+# paper's two figures, which show images of its own sets. The attacked row grows from one
 # end to the other, noise grows a little, raised noise falls. Now all thirty-two of each:
 
 # %%
@@ -252,13 +250,13 @@ plt.show()
 
 # %%
 print("noise starts above eight bits/dim:", bool(raised[0].min() > 8))
-print(
-    "raised by eps 8, its median NLL has halved:",
-    bool(raised[-1].median() < raised[0].median() / 2),
-)
+print("raised by eps 8, its median NLL has fallen by more than a bit/dim:",
+      bool(raised[-1].median() < raised[0].median() - 1))  # fmt: skip
 print("and still lies above every photograph:", bool(raised[-1].min() > clean.max()))
 times = raised[-1].median() / clean.median()
-print("raised by eps 8, its median is more than 3 times that of the photographs:", bool(times > 3))
+print(
+    "raised by eps 8, its median is more than 1.5 times that of the photographs:", bool(times > 1.5)
+)
 for printed_in in (paper.FIGURE_4, paper.FIGURE_5):
     label = printed_in.raised[printed_in.eps.index(8)]
     print(f"{printed_in.source}, eps 8: raised noise {label}, image {printed_in.attacked[0]}")
@@ -266,7 +264,7 @@ auroc = {(row["eps"], row["in"], row["out"]): row["auroc"] for row in detection.
 print(f"AUROC, photographs against noise: {auroc[0, 'in clean', 'out clean']:.2f}")
 both = auroc[8, "in attacked", "out attacked"]
 print("with both attacked at eps 8 the likelihood ranks them the wrong way round:", both < 0.05)
-assert auroc[0, "in clean", "out clean"] > 0.95 and times > 3
+assert auroc[0, "in clean", "out clean"] > 0.95 and times > 1.5
 
 # %% [markdown]
 # A detector that trusts likelihood is perfect until somebody pushes, and then worse than a coin:
@@ -371,8 +369,8 @@ assert gradient_best
 # no page of it says why a likelihood should explode like that. Two scales of the published Glow have no
 # bound: the coupling's $s = \mathrm{sigmoid}(h + 2)$ may come as close to 0 as it likes, so that an attack
 # on $h$ can lift it by any factor, and the prior of the latents that leave multiplies them by $e^h$. A
-# bound on either is one line of code. **Predict:** which of the two matters more, and does it cost
-# anything on clean images?
+# bound on either is one line of code. **Predict:** which of the two matters, or do both, and does a
+# bound cost anything on clean images?
 #
 # A small Glow was trained clean on 16x16 crops with both, either or none, by three optimizers, for
 # several lengths, and put under the same attack ([the whole grid](../docs/explosion.md)).
@@ -396,10 +394,6 @@ axes[0].set_ylabel("mean bits/dim at eps 8")
 axes[2].legend()
 plt.show()
 
-# %% [markdown]
-# Each point is one training run; the vertical axis is logarithmic. Blue has both bounds and stays lowest;
-# red has none, as published. The next cell counts powers of ten between runs that differ in nothing else.
-
 
 # %%
 def freed(form):
@@ -416,19 +410,25 @@ for form, (name, *_) in forms.items():
         print(
             f"{name}: {powers:.1f} powers of ten more at eps 8, {clean_change:+.2f} bits/dim clean"
         )
-level_1 = torch.tensor([r["latent_shares"][0] for r in rows]).median()
-print(f"share of the rise that the latents of level 1 carry, median over the runs: {level_1:.0%}")
-assert freed(("free", "free"))[0] > 1
+for prior in ("bounded", "free"):
+    shares = [r["latent_shares"][0] for r in rows if r["prior"] == prior]
+    share = torch.tensor(shares).median()
+    print(f"prior {prior}: {share:.0%} of the rise are latents of level 1, in the median")
+assert freed(("bounded", "free"))[0] > 1 > 10 * abs(freed(("free", "bounded"))[0])
 
 # %% [markdown]
-# So the explosion is not a law of flows. Two bounds take powers of ten off it, for a few hundredths of
-# a bit on clean images and without any adversarial training: the first, free defence. They do not make
-# a flow robust; that is notebook 07's subject.
+# Each point is one training run; the vertical axis is logarithmic. The lines fall into two bundles, and
+# what tells them apart is the prior; the printed powers of ten compare runs that differ in nothing else.
+# So the explosion is not a law of flows. It is one exponential: the scale $e^h$ through which latents
+# leave, where an attack that *adds* to $h$ *multiplies* the latent. A bound on it takes powers of ten off
+# the explosion, for a few hundredths of a bit on clean images and without any adversarial training: a
+# first, free defence. The bound on the couplings, which looked as likely, does next to nothing. Neither
+# makes a flow robust; that is notebook 07's subject.
 #
 # ## What you learned
 #
-# * The NLL of this Glow explodes under perturbations of a few grey levels; how much, depends on two
-#   scales that the published form leaves free, and on the training.
+# * The NLL of this Glow explodes under perturbations of a few grey levels; how much, depends on a scale
+#   of its priors that the published form leaves free, and on the training.
 # * Three yardsticks belong beside such numbers: uniform noise, the Gibbs floor, a uniform ceiling.
 # * Raising the likelihood of noise works too, though within eight grey levels it did not reach the
 #   photographs; together the two attacks turn a perfect detector upside down.
@@ -439,7 +439,7 @@ assert freed(("free", "free"))[0] > 1
 # | "in-distribution attacks are effective even at low $\epsilon$ values" (5) | at one grey level more than 5 times what noise costs, on photographs (beat 1) | agrees |
 # | attacked values "are much higher compared to the uniform noise baseline" (5) | so they are, at every eps (beat 1) | agrees |
 # | clean Glow on CIFAR-10 reaches $2.0 \times 10^6$ at eps 8 (Table 1) | the published form explodes on photographs, too; with two bounds it does not (beats 1 and 6) | agrees |
-# | at eps 8 raised noise is "on-par with values obtained by in-distribution samples" (5) | it comes down, but its median stays above 3 times that of the photographs (beat 3) | disagrees |
+# | at eps 8 raised noise is "on-par with values obtained by in-distribution samples" (5) | it comes down, but it stays above every photograph (beat 3) | disagrees |
 # | noise labelled below the floors of beat 2 (Figures 4 and 5) | no mean of ours lies below | cannot say: the unit of the figures is in doubt |
 # | the supplement applies "the linear Gaussian attack to the non-linear case" | it transfers to Glow (beat 5) | cannot say: the supplement is not at hand |
 #

@@ -124,28 +124,31 @@ plt.show()
 
 # %% [markdown]
 # Left RealNVP, right Glow, on the same crops under the same attack; the grey line is uniform noise of
-# the same size. This Glow is nearly where it ends after twenty steps. RealNVP is not: its median keeps
-# growing, and its *mean* leaves the median behind by orders of magnitude: a minority of the images
-# carries it. A table of means alone would describe that minority.
+# the same size. Neither is where it ends after twenty steps: both medians keep growing, that of the
+# published Glow by far more. RealNVP's *mean* leaves its median behind by orders of magnitude: a
+# minority of the images carries it. A table of means alone would describe that minority.
 #
-# Thirty-two crops are few, so here is the record of a long run, over all test crops and over 250 faces
-# of CelebA, below what the paper prints.
+# Thirty-two crops are few, so here is the record of a longer run, over more of the test crops and over
+# faces of CelebA, below what the paper prints.
 
 # %%
 print("bits/dim at eps 8 after 0, 10, 20 and 50 iterations")
 for column in paper.TABLE_3:
     print(f"paper, {column.data}, mean:", *column.nll, f"(noise {column.noise})")
 rows = json.loads(Path("../results/table-3-laptop.json").read_text(encoding="utf-8"))["rows"]
-long = {(of, s): [row[s] for row in rows if of in row["model"] and row["row"] != "strongest"]
+kinds = ("clean", "pgd-10", "pgd-20", "pgd-50")
+long = {(of, s): [row[s] for row in rows if of in row["model"] and row["row"] in kinds]
         for of in ("celeba", "photos") for s in ("mean", "median")}  # fmt: skip
+under = {of: row["mean"] for row in rows for of in ("celeba", "photos")
+         if of in row["model"] and row["row"] == "noise"}  # fmt: skip
 for (of, statistic), values in long.items():
-    print(f"record, {of}, {statistic}:", *(f"{v:,.1f}" for v in values))
+    noisy = f" (noise {under[of]:.1f})" if statistic == "mean" else ""
+    print(f"record, {of}, {statistic}:", *(f"{v:,.1f}" for v in values), noisy)
 
 # %% [markdown]
 # In *growth* the record agrees with the paper. In *level* nothing does: after fifty steps our means are
-# far above either column, by a factor of tens on CelebA and of a million on the photographs, and so are
-# the medians on the photographs; other models, images and training. Nor are twenty steps enough: from
-# twenty to fifty the median grows a little on CelebA, and more than triples on the photographs. And
+# far above either column, and so are the medians on the photographs; other models, images and training.
+# Nor are twenty steps enough: how much the median grows from twenty to fifty is printed below. And
 # uniform noise is not harmless: in Table 3 it about doubles the NLL.
 
 # %%
@@ -154,20 +157,22 @@ for name in models:
     print(f"{name}: ten steps cost more than 5 times what noise costs: "
           f"{bool(ten - zero > 5 * (bits(models[name], noise) - clean[name]).median())}")  # fmt: skip
     assert ten > zero and fifty > 0.9 * ten
-zero, ten, twenty, fifty = (v.median() for v in sweep["Glow"])
-most = bool(twenty - zero > 0.9 * (fifty - zero))
-print("Glow: twenty steps find more than nine tenths of what fifty find, in the median:", most)
+still = {name: (v[3].median() / v[2].median()).item() for name, v in sweep.items()}
+print("from 20 to 50 steps both medians grow by more than a half:", min(still.values()) > 1.5)
+print("that of Glow by more than that of RealNVP:", still["Glow"] > still["RealNVP"])
 for of in ("celeba", "photos"):
     growth = long[of, "median"][3] / long[of, "median"][2]
     print(f"RealNVP, record, {of}: from 20 to 50 steps the median grows {growth:.1f} times")
 costs = [f"{column.noise / column.nll[0]:.1f}" for column in paper.TABLE_3]
 ours = bits(models["RealNVP"], noise).mean() / clean["RealNVP"].mean()
 print(f"noise multiplies RealNVP's mean NLL by {' and '.join(costs)} (paper), {ours:.1f} (ours)")
-assert most and growth > 3
+assert min(still.values()) > 1.5 and growth > 1
 tail = sweep["RealNVP"][3]
-print("RealNVP after 50 steps, mean above 100 medians:", bool(tail.mean() > 100 * tail.median()))
-share = (tail > 100 * tail.median()).float().mean()
-print("images above 100 medians: between a tenth and a half:", bool(0.1 < share < 0.5))
+print("RealNVP after 50 steps, mean above 20 medians:", bool(tail.mean() > 20 * tail.median()))
+share = (tail > 10 * tail.median()).float().mean()
+print("images above 10 medians: between a tenth and a half:", bool(0.1 < share < 0.5))
+alike = sweep["Glow"][3].mean() / sweep["Glow"][3].median()
+print("of Glow the two stay within a factor of 3:", bool(alike < 3))
 
 # %% [markdown]
 # **Check, two ways.** The attack reports the NLL it reached in nats; scoring its images again from
@@ -250,13 +255,14 @@ plt.show()
 coarse = (report.latent[-1] > report.latent[0]).double().mean()
 print("images that break at the coarsest level: between a tenth and a half:",
       bool(0.1 < coarse < 0.5))  # fmt: skip
-print("volumes move by less than 3 bits/dim:", bool(report.log_det.sum(0).abs().max() < 3))
+small = report.log_det.sum(0).abs().median() < 0.02 * report.latent.sum(0).median()
+print("volumes move by less than a fiftieth of what latents do, in the median:", bool(small))
 
 # %% [markdown]
 # The axis is logarithmic. Most images break where Glow's did, in the latents of the finest level.
 # But a minority passes that level and breaks at the coarsest, after more layers of amplification,
 # and by far more: two kinds of image, and the second carries the mean. The volume terms hardly
-# move, because the scales of every coupling are bounded.
+# count, because the scales of every coupling are bounded.
 
 # %%
 for name, model in models.items():
@@ -278,9 +284,9 @@ for name, model in models.items():
 #
 # ## What you learned
 #
-# * How many steps are enough depends on the model: at fifty RealNVP is still growing, in the median
-#   and in the mean, and the mean may be carried by a minority of the images. A table of attacked
-#   likelihoods must state its steps, and both.
+# * How many steps are enough depends on the model: at fifty both of these are still growing, and the
+#   mean may be carried by a minority of the images. A table of attacked likelihoods must state its
+#   steps, and mean and median.
 # * RealNVP and Glow both fail in the latents, by amplification, far beyond noise; some images break
 #   RealNVP at its coarsest level, and by far more.
 # * On 32 crops RealNVP's attack costs Glow more than noise does and less than a tenth of what Glow's
@@ -293,7 +299,7 @@ for name, model in models.items():
 # %%
 table = [
     ("“RealNVP is also susceptible to adversarial attacks, similar to GLOW models” (5)",
-     "so it is, on photographs and on CelebA; with a far heavier tail than Glow", "agrees"),
+     "so it is, on photographs and on CelebA; with a heavier tail than Glow", "agrees"),
     ("the NLL grows with the iterations: at 10, 20, 50 it is " + ", ".join(
         f"{v:.1f}" for v in paper.TABLE_3[0].nll[1:]) + " on CelebA (Table 3)",
      "it grows, up to fifty; on CelebA the medians are " + ", ".join(
@@ -311,14 +317,16 @@ display(Markdown("\n".join([*lines, *(f"| {' | '.join(row)} |" for row in table)
 # %% [markdown]
 # ## Exercises
 #
-# ### 1. Why does RealNVP gain more from steps 21 to 50 than Glow does?
+# ### 1. Has an attack that ends at the edge of the ball nothing left to find?
 #
 # An attack that has settled would end at the same corner of the ball however long it runs.
 
 # %%
-flipped_more = None  # your answer, a name: whose pixels change sides more, from 20 to 50 steps?
-if flipped_more is not None:
-    print("as measured below:", flipped_more == "RealNVP")
+changed = (
+    None  # your answer: which share of the values changes sides from 20 to 50 steps, least model?
+)
+if changed is not None:
+    print("about as measured below:", 0.1 < changed < 0.5)
 
 # %% tags=["solution"]
 inside = (x > 8 / 256) & (x < 1 - 8 / 256)
@@ -326,9 +334,9 @@ flips = {}
 for name in models:
     side = {n: (attacks[name][n].x - x).sign() for n in (20, 50)}
     flips[name] = (side[20] != side[50])[inside].float().mean().item()
-print("RealNVP's attack flips more pixels than Glow's:", flips["RealNVP"] > 1.5 * flips["Glow"])
-# To sit at a corner of the ball is not to sit at the best of its 2^3072 corners. Glow's attack has
-# nearly made up its mind after twenty steps; RealNVP's is still changing sides.
+print("more than a tenth of the values change sides, on either model:", min(flips.values()) > 0.1)
+# To sit at the edge of the ball is not to sit at the best of its 2^3072 corners: from 20 to 50 steps
+# both attacks still change their minds, and gain by it.
 
 # %% [markdown]
 # ### 2. Why does the logit in front not protect RealNVP?

@@ -1,0 +1,117 @@
+"""How far attacks reach when they go on until they find no more, model by model.
+
+    python benchmarks/converged.py --data cifar10=PATH.npz celeba=PATH.npz \\
+        --json results/converged.json
+
+Every robust model that ships, alone, at one radius: seven ascents a round (from the image, uniform
+noise, corners, a chequerboard and the best so far; long steps, short ones, Auto-PGD), of 10, 20,
+40, ... steps, until two rounds in a row find nothing, or the budget ends (`evaluation.Budget`). The
+record keeps bits/dim per image, and the curve: what was found against gradient evaluations. With
+--json the same command goes on with what is missing, and repeats what was measured on other
+weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from long_attacks import SETS, fingerprint, images_of, set_and_path
+
+from flowrob import records, zoo
+from flowrob.cli.recipes import LADDERS
+from flowrob.evaluation import Budget, converged_table, pipe_table
+
+#: What is attacked on each set, if it ships: parts of a ladder first, then the rest.
+KINDS = ("clean", "eps1", "eps2", "eps4", "adversarial", "hybrid", "hybrid-fresh", "ladder")
+
+
+def weights_of(name: str) -> list[str]:
+    """The start of the SHA-256 of the shipped weights: of a ladder, those of its parts."""
+    return [fingerprint(part) for part in LADDERS.get(name, {"": name}).values()]
+
+
+def measure(name: str, images: torch.Tensor, eps: int, budget: Budget, seed: int) -> dict:
+    """One row: what was found, per image and in the mean, and how."""
+    started = time.monotonic()
+    flow = zoo.load(name, "cpu")
+    table = converged_table(
+        flow.log_prob,
+        images,
+        (0, eps),
+        generator=torch.Generator().manual_seed(seed),
+        budget=budget,
+        num_resamples=1,
+    )
+    clean, attacked = table.rows
+    lines = table.by_eps()
+    return {
+        "clean": round(clean["mean"], 4),
+        **{key: round(attacked[key], 4) for key in ("mean", "median")},
+        "greatest": round(lines[1].max().item(), 4),
+        **{key: attacked[key] for key in ("status", "steps", "evaluations")},
+        "seconds": round(time.monotonic() - started, 1),
+        "values": [round(value, 4) for value in lines[1].tolist()],
+        "curve": table.settings["curves"][f"model, {eps}"],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--data",
+        type=set_and_path,
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="SET=PATH",
+        help="where the images of a set are: a folder, or an .npz file",
+    )
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
+    parser.add_argument("--eps", type=int, default=8)
+    parser.add_argument("--limit", type=int, default=8, help="images of each set")
+    parser.add_argument("--max-steps", type=int, default=320, help="of the longest ascent")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, help="write the record there, and go on from it")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    started, before = time.monotonic(), 0.0
+    budget = Budget(first_steps=min(10, options.max_steps), max_steps=options.max_steps)
+    settings = {"eps": options.eps, "limit": options.limit, "seed": options.seed}
+    settings |= {"budget": asdict(budget)}
+    content: dict = {"settings": settings, "data": {}, "rows": []}
+    if options.json and options.json.exists():
+        found = json.loads(options.json.read_text(encoding="utf-8"))
+        if found["settings"] != settings:
+            parser.error(f"{options.json} holds other settings: {found['settings']}")
+        content, before = found, found["duration_s"]
+    print(pipe_table(["model", "status", "mean", "evaluations", "seconds"], []))
+    names = [f"glow-{data}-{kind}" for data in options.sets for kind in KINDS]
+    for name in (name for name in names if name in zoo.names()):
+        data, weights = name.split("-")[1], weights_of(name)
+        known = next((row for row in content["rows"] if row["model"] == name), None)
+        if known and known["weights"] == weights:
+            continue
+        content["rows"] = [row for row in content["rows"] if row is not known]
+        part = next(iter(LADDERS.get(name, {"": name}).values()))
+        flow = zoo.load(part, "cpu")
+        images, which = images_of(part, dict(options.data), flow, options.limit)
+        content["data"][data] = which
+        row = {"set": data, "model": name, "weights": weights}
+        row |= measure(name, images, options.eps, budget, options.seed)
+        content["rows"].append(row)
+        command = records.command_line("python benchmarks/converged.py", sys.argv[1:])
+        content |= records.circumstances(started, command)
+        content["duration_s"] = round(before + content["duration_s"], 1)
+        records.write_json(options.json, content)
+        cells = [row[k] for k in ("status", "mean", "evaluations", "seconds")]
+        print(f"| {name} | {' | '.join(map(str, cells))} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""Writes docs/converged.md and docs/converged.png: attacks that go on until they find no more.
+
+    python docs/build_converged.py
+
+measures nothing: it shows what benchmarks/converged.py left in results/converged.json.
+tests/test_converged.py asserts that the page is up to date, so that no number in it is typed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+
+from flowrob import plots
+from flowrob.cli.recipes import LADDERS
+from flowrob.evaluation import pipe_table
+from flowrob.evaluation.table import number
+
+ROOT = Path(__file__).parents[1]
+
+HEAD = """# Numbers that survive a longer attack
+
+A number under attack is a lower bound. Here every robust model that ships is attacked at eps {eps},
+alone, until twice the steps find no more: seven ascents a round, from several starts and with
+several step lengths, of {first}, {second}, {third}, ... steps, until two rounds in a row gain less
+than {mean_gain} bits/dim in the mean and {image_gain} on every image, or after {most} steps. A row
+is *converged*, or `>=` where the budget ended first. Images that gain nothing any more drop out, so
+that a model which does not hide costs little.
+
+{limit} images of each set ({data}), one seed. This file is written by
+`python docs/build_converged.py` from `results/converged.json`: `{command}`, {minutes:.0f} minutes
+in all, {date}, torch {torch}, 1 thread.
+
+![Mean bits/dim found against gradient evaluations per image, a panel per set](converged.png)
+"""
+
+
+def titles(run: dict) -> dict[str, str]:
+    """What the record knows of each set, in the order of its rows."""
+    names = {"photos": "photographs", "cifar10": "CIFAR-10", "celeba": "CelebA"}
+    return {key: names[key] for key in dict.fromkeys(row["set"] for row in run["rows"])}
+
+
+def kind(row: dict) -> str:
+    """ "hybrid" of "glow-photos-hybrid"."""
+    return row["model"].removeprefix(f"glow-{row['set']}-")
+
+
+def table(run: dict) -> str:
+    """A line per model."""
+    head = ["model", "eps 0", "found", "median", "greatest", "after a round of 20 steps"]
+    head += ["gradients per image", "seconds"]
+    lines = []
+    for row in run["rows"]:
+        mark = ">= " if row["status"] == ">=" else ""
+        early = next(p["mean"] for p in row["curve"] if p["steps"] >= 20)
+        found = [f"{mark}{number(row['mean'])}", number(row["median"]), number(row["greatest"])]
+        cost = [f"{row['evaluations']:,.0f}", f"{row['seconds']:,.0f}"]
+        lines.append([f"`{row['model']}`", number(row["clean"]), *found, number(early), *cost])
+    return pipe_table(head, lines)
+
+
+def bounds(run: dict) -> list[str]:
+    """What bounds each ladder that was attacked: image by image, the best of its parts."""
+    by, lines = {row["model"]: row for row in run["rows"]}, []
+    for name, parts in LADDERS.items():
+        if name not in by or not all(part in by for part in parts.values()):
+            continue
+        dims = 3 * 32 * 32
+        price = math.log2(len(parts)) / dims
+        of = [by[part]["values"] for part in parts.values()]
+        bound = sum(map(min, zip(*of, strict=True))) / len(of[0]) + price
+        best = min(parts, key=lambda label: by[parts[label]]["mean"])
+        lines.append(
+            f"* `{name}`: attacked as a whole {number(by[name]['mean'])}; its parts bound it by "
+            f"{number(bound)} (image by image the least of them, and log2({len(parts)})/{dims:,} = "
+            f"{price:.4f}), as far as the attacks on the parts go. The best part is the one of "
+            f"{best}, {number(by[parts[best]]['mean'])}."
+        )
+    return lines
+
+
+def verdicts(run: dict) -> str:
+    """Who hides, computed."""
+    lines = []
+    for row in run["rows"]:
+        early = next(p["mean"] for p in row["curve"] if p["steps"] >= 20)
+        gain = row["mean"] - early
+        if kind(row) == "clean" or row["model"] in LADDERS:
+            continue
+        said = "hides" if gain > 0.1 else "does not hide"
+        end = "and was still rising" if row["status"] == ">=" else "and had converged"
+        lines.append(
+            f"* `{row['model']}` {said}: rounds of more than 20 steps found {gain:.2f} bits/dim "
+            f"more, {end} after {row['steps']} steps."
+        )
+    return "\n".join([*lines, *bounds(run)])
+
+
+STYLES = {
+    "adversarial": (plots.ATTACK, "s-"),
+    "hybrid": (plots.HYBRID, "o-"),
+    "hybrid-fresh": (plots.HYBRID, "D--"),
+    "ladder": (plots.RAISE, "^-"),
+}
+
+
+def figure(run: dict, path: Path) -> None:
+    """Mean bits/dim against gradient evaluations, a panel per set."""
+    sets = titles(run)
+    plots.use_style()
+    fig, axes = plt.subplots(1, len(sets), figsize=(3.7 * len(sets), 3.5), squeeze=False)
+    for ax, (key, title) in zip(axes[0], sets.items(), strict=True):
+        for row in (row for row in run["rows"] if row["set"] == key and kind(row) in STYLES):
+            color, style = STYLES[kind(row)]
+            spent = [point["evaluations"] for point in row["curve"]]
+            means = [point["mean"] for point in row["curve"]]
+            ax.plot(spent, means, style, color=color, label=kind(row))
+        ax.set(title=title, xscale="log", xlabel="gradients per image")
+        ax.legend(fontsize=8)
+    axes[0, 0].set_ylabel(f"mean bits/dim at eps {run['settings']['eps']}")
+    fig.savefig(path, dpi=110)
+    plt.close(fig)
+
+
+def render(results: Path = ROOT / "results") -> str:
+    """The whole of docs/converged.md."""
+    run = json.loads((results / "converged.json").read_text(encoding="utf-8"))
+    settings, budget = run["settings"], run["settings"]["budget"]
+    first = budget["first_steps"]
+    head = HEAD.format(
+        eps=settings["eps"],
+        first=first,
+        second=2 * first,
+        third=4 * first,
+        mean_gain=budget["mean_gain"],
+        image_gain=budget["image_gain"],
+        most=budget["max_steps"],
+        limit=settings["limit"],
+        data="; ".join(run["data"].values()),
+        command=run["command"],
+        minutes=run["duration_s"] / 60,
+        date=run["date"],
+        torch=run["versions"]["torch"],
+    )
+    return "\n".join([head, table(run), "", verdicts(run)]) + "\n"
+
+
+if __name__ == "__main__":
+    record = json.loads((ROOT / "results/converged.json").read_text(encoding="utf-8"))
+    figure(record, Path(__file__).with_name("converged.png"))
+    Path(__file__).with_name("converged.md").write_text(render(), encoding="utf-8")
