@@ -28,7 +28,7 @@ from flowrob.cli.recipes import LADDERS
 from flowrob.evaluation import Budget, converged_table, pipe_table
 
 #: What is attacked on each set, if it ships: parts of a ladder first, then the rest.
-KINDS = ("clean", "eps1", "eps2", "eps4", "adversarial", "hybrid", "hybrid-fresh", "ladder")
+KINDS = ("eps1", "eps2", "eps4", "adversarial", "hybrid", "hybrid-fresh", "ladder")
 
 
 def weights_of(name: str) -> list[str]:

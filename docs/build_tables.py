@@ -274,7 +274,7 @@ def short_table(results: Path = ROOT / "results") -> str:
         "mixture of the clean and the adversarial model, for which nothing new is trained, is "
         f"ahead of the hybrid at eps {', '.join(behind)}."
     )
-    notes = [counted(run), note(longer, run["table"]), after, hardened()]
+    notes = [note(longer, run["table"]), after, hardened(), counted(run)]
     text = "\n\n".join(textwrap.fill(part, 100, break_on_hyphens=False) for part in notes)
     return f"\n{table}\n\n{text}\n\n"
 

@@ -182,11 +182,9 @@ print("of Glow the two stay within a factor of 3:", bool(alike < 3))
 for name, model in models.items():
     reported = bits_per_dim(-attacks[name][20].value, model.num_dims)
     again = bits(model, attacks[name][20].x)
-    print(
-        f"{name}: reported and re-scored agree:",
-        torch.allclose(reported, again.to(reported), rtol=1e-3),
-    )
-    assert torch.allclose(reported, again.to(reported), rtol=1e-3)
+    agree = torch.allclose(reported, again.to(reported), rtol=1e-3)
+    print(f"{name}: reported and re-scored agree:", agree)
+    assert agree
     assert ((attacks[name][20].x - x).abs() <= 8 / 256 + 1e-6).all()
 
 # %% [markdown]

@@ -125,8 +125,8 @@ def has_no_absolute_paths(nb: NotebookNode, name: str) -> Iterator[str]:
 
 def is_short(nb: NotebookNode, name: str) -> Iterator[str]:
     fewest = FEWEST_CELLS.get(name, 25)
-    if not fewest <= len(nb.cells) <= 40:
-        yield f"{len(nb.cells)} cells, not {fewest} to 40"
+    if not fewest <= len(nb.cells) <= 45:
+        yield f"{len(nb.cells)} cells, not {fewest} to 45"
     if (words := len(prose(nb).split())) > 2500:
         yield f"{words} words of prose, more than 2,500"
     lines = {label(nb, cell): len(cell.source.splitlines()) for cell in code(nb)}
