@@ -89,8 +89,8 @@ class Protocol:
     def rows(self, which: Tensor) -> Protocol:
         """The same for some of the images, with their noise."""
         groups = None if self.groups is None else self.groups[which]
-        few = {"images": self.images[which], "scoring": self.scoring[:, which]}
-        return replace(self, **few, noisy={}, groups=groups)
+        images, scoring = self.images[which], self.scoring[:, which]
+        return replace(self, images=images, scoring=scoring, noisy={}, groups=groups)
 
     def fresh(self) -> torch.Generator:
         """A generator in the state that every attack begins with."""

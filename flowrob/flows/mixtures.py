@@ -61,6 +61,8 @@ class FlowMixture(nn.Module):
         names: of the parts, in order.
     """
 
+    log_weights: Tensor
+
     def __init__(
         self, parts: Mapping[str, Flow] | Sequence[Flow], weights: Sequence[float] | None = None
     ):
@@ -78,10 +80,13 @@ class FlowMixture(nn.Module):
         self.parts = nn.ModuleList(parts.values())
         self.register_buffer("log_weights", log_weights)
 
+    def _flows(self) -> list[Flow]:
+        return [part for part in self.parts if isinstance(part, Flow)]
+
     @property
     def event_shape(self) -> tuple[int, ...]:
         """Shape of one x."""
-        return self.parts[0].event_shape
+        return self._flows()[0].event_shape
 
     @property
     def num_dims(self) -> int:
@@ -91,11 +96,11 @@ class FlowMixture(nn.Module):
     @property
     def num_parameters(self) -> int:
         """How many numbers are trained, in all parts together."""
-        return sum(part.num_parameters for part in self.parts)
+        return sum(part.num_parameters for part in self._flows())
 
     def log_probs(self, x: Tensor) -> Tensor:
         """log p_k(x) of every part, shape (K, batch), nats."""
-        return torch.stack([part.log_prob(x) for part in self.parts])
+        return torch.stack([part.log_prob(x) for part in self._flows()])
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log q(x) = log sum_k w_k p_k(x) in nats, per unit of x, shape (batch,).
@@ -138,7 +143,7 @@ class FlowMixture(nn.Module):
         x = torch.empty(
             num_samples, *self.event_shape, dtype=reference.dtype, device=reference.device
         )
-        for k, part in enumerate(self.parts):
+        for k, part in enumerate(self._flows()):
             chosen = (which == k).nonzero().flatten().to(reference.device)
             if len(chosen):
                 x[chosen] = part.sample(len(chosen), generator, temperature)
