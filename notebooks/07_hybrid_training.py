@@ -325,11 +325,6 @@ live = robustness_table(
 large = {(m, e): v for m in COLORS for e, v in zip(EPS, live.by_eps(m), strict=True)}
 
 
-# %% [markdown]
-# First the paper's Figure 1 made again, with the robust model beside the clean one: a photograph, the
-# same attacked at $\epsilon = 8$, a noise image, and the same after its likelihood was raised. Above each
-# stands its NLL in bits/dim. The paper's labels, for its frog and its noise image, are printed below.
-
 # %%
 rows, labels = {}, {}
 both = {"clean, published": zoo.load("glow-photos-published-clean", device)}
@@ -350,6 +345,11 @@ print("the paper's Figure 1:", paper.FIGURE_1)
 kept = labels["hybrid"][1] - labels["hybrid"][0]
 print("the attack costs the hybrid less than a tenth of what it costs the clean model:",
       kept < 0.1 * (labels["clean, published"][1] - labels["clean, published"][0]))  # fmt: skip
+
+# %% [markdown]
+# This is the paper's Figure 1 made again, with the robust model beside the clean one: a photograph, the
+# same attacked at $\epsilon = 8$, a noise image, and the same after its likelihood was raised. Above each
+# stands its NLL in bits/dim; the paper's labels, for its frog and its noise image, are printed below.
 
 
 # %%

@@ -88,7 +88,8 @@ def test_the_script_goes_on_where_it_stopped(script, monkeypatch, tmp_path, caps
     capsys.readouterr()
     script.main()
     assert json.loads(record.read_text()) == first  # nothing was missing
-    first["rows"][0]["weights"] = ["others"]
+    weights = row["weights"]
+    first["rows"][0] = {**row, "weights": ["others"]}
     record.write_text(json.dumps(first))
     script.main()
-    assert json.loads(record.read_text())["rows"][0]["weights"] == row["weights"]
+    assert json.loads(record.read_text())["rows"][0]["weights"] == weights

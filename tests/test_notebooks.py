@@ -329,7 +329,7 @@ DAMAGE = [  # (rule, what is done to the sound notebook); cell 1 imports, cell 2
     (has_no_absolute_paths, set_source(2, "open('/home/me/x.png')")),
     (has_no_absolute_paths, set_outputs(1, stream("saved to /tmp/x.png"))),
     (is_short, lambda nb: nb.cells.pop()),
-    (is_short, lambda nb: nb.cells.extend([new_markdown_cell("more")] * 16)),
+    (is_short, lambda nb: nb.cells.extend([new_markdown_cell("more")] * 21)),
     (is_short, set_source(0, "word " * 2500)),
     (is_short, set_source(2, "x = 1\n" * 26)),
     (is_short, lambda nb: [cell.update(source="x = 1\n" * 9) for cell in code(nb)]),
