@@ -21,7 +21,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from long_attacks import SETS, fingerprint, images_of, set_and_path
+from long_attacks import add_images, fingerprint, images_of
 
 from flowrob import records, zoo
 from flowrob.cli.recipes import LADDERS
@@ -63,16 +63,7 @@ def measure(name: str, images: torch.Tensor, eps: int, budget: Budget, seed: int
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--data",
-        type=set_and_path,
-        action="extend",
-        nargs="+",
-        default=[],
-        metavar="SET=PATH",
-        help="where the images of a set are: a folder, or an .npz file",
-    )
-    parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
+    add_images(parser)
     parser.add_argument("--eps", type=int, default=8)
     parser.add_argument("--limit", type=int, default=8, help="images of each set")
     parser.add_argument("--max-steps", type=int, default=320, help="of the longest ascent")

@@ -42,6 +42,20 @@ def set_and_path(text: str) -> tuple[str, str]:
     return name, path
 
 
+def add_images(parser: argparse.ArgumentParser) -> None:
+    """--sets and --data: which sets, and where their images are."""
+    parser.add_argument(
+        "--data",
+        type=set_and_path,
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="SET=PATH",
+        help="where the images of a set are: a folder, or an .npz file",
+    )
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
+
+
 def fingerprint(name: str) -> str:
     """The start of the SHA-256 of shipped weights."""
     path = Path(flowrob.__file__).parent / "weights" / f"{name}.safetensors"
@@ -75,16 +89,7 @@ def score(flow: Flow, images: Tensor, num_steps: int, seed: int) -> dict[str, fl
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--data",
-        type=set_and_path,
-        action="extend",
-        nargs="+",
-        default=[],
-        metavar="SET=PATH",
-        help="where the images of a set are: a folder, or an .npz file",
-    )
-    parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
+    add_images(parser)
     parser.add_argument("--steps", type=int, nargs="+", default=[100, 300, 1000])
     parser.add_argument("--limit", type=int, default=12, help="images of each set")
     parser.add_argument("--seed", type=int, default=0)

@@ -14,7 +14,7 @@ import textwrap
 from pathlib import Path
 
 from flowrob.cli.paper_tables import layout
-from flowrob.cli.recipes import FRESH_HYBRID, RECIPES, RUNGS
+from flowrob.cli.recipes import FRESH_HYBRID, PUBLISHED_CLEAN, RECIPES, RUNGS
 from flowrob.evaluation import pipe_table
 from flowrob.evaluation.table import number
 from flowrob.paper import TABLE_1, TABLE_2, TABLE_3, WIDE_EPS, table_1
@@ -67,7 +67,7 @@ def hardened() -> str:
 
 MARK = "[*]"
 LABELS = {
-    "clean (published)": "clean, as published",
+    PUBLISHED_CLEAN: "clean, as published",
     "clean": "clean",
     "adversarial": "adversarial",
     "hybrid": f"hybrid {MARK}",
@@ -80,7 +80,7 @@ LABELS = {
 
 
 #: Those that are trained, in the order of the table.
-ROWS = ("clean (published)", "clean", "adversarial", "hybrid", FRESH_HYBRID)
+ROWS = (PUBLISHED_CLEAN, "clean", "adversarial", "hybrid", FRESH_HYBRID)
 
 #: Which images of results/long_attacks.json a table is about.
 SETS = {"1": "cifar10", "2": "celeba", "photos": "photos"}

@@ -8,7 +8,6 @@ from paper_measures import (
     DISAGREES,
     NB,
     PROOF,
-    PUBLISHED,
     REPAIRED,
     T1,
     T2,
@@ -30,6 +29,7 @@ from paper_measures import (
 )
 
 from flowrob import paper
+from flowrob.cli.recipes import PUBLISHED_CLEAN
 from flowrob.evaluation import gibbs_floor
 from flowrob.evaluation.table import number
 
@@ -114,8 +114,8 @@ ITEMS = (
         "in-distribution “958.2”, noise “3.2”, raised noise “6.8” at ε = 8 (CIFAR-10)",
         f"{NB['05']}",
         lambda: (
-            f"ours, CIFAR-10, strongest, medians {line(T1, PUBLISHED, key='median')}; paper, one "
-            f"image, {printed(paper.FIGURE_4.attacked)}"
+            f"ours, CIFAR-10, strongest, medians {line(T1, PUBLISHED_CLEAN, key='median')}; "
+            f"paper, one image, {printed(paper.FIGURE_4.attacked)}"
         ),
         AGREES,
         "in kind: monotone, far above noise of the same size. The levels cannot be compared",
@@ -136,8 +136,8 @@ ITEMS = (
         "“in-distribution attacks are effective even at low ε values”",
         f"{NB['05']}, {TABLES}",
         lambda: (
-            f"ε = 1: CIFAR-10 {number(cell(T1, PUBLISHED, 0))} to "
-            f"{number(cell(T1, PUBLISHED, 1))}, CelebA {number(cell(T2, 'clean', 0))} to "
+            f"ε = 1: CIFAR-10 {number(cell(T1, PUBLISHED_CLEAN, 0))} to "
+            f"{number(cell(T1, PUBLISHED_CLEAN, 1))}, CelebA {number(cell(T2, 'clean', 0))} to "
             f"{number(cell(T2, 'clean', 1))}"
         ),
         AGREES,
@@ -156,11 +156,11 @@ ITEMS = (
         "“2.0 × 10⁶” at ε = 8",
         TABLES,
         lambda: (
-            f"{against_paper(paper.TABLE_1, T1, 'clean', PUBLISHED)}; with two bounds "
+            f"{against_paper(paper.TABLE_1, T1, 'clean', PUBLISHED_CLEAN)}; with two bounds "
             f"{line(T1, 'clean')}"
         ),
         AGREES,
-        "in the paper’s form ours explodes, too; bounds on two scales take it away "
+        "in the paper’s form ours explodes, too; a bound on the prior’s scale takes it away "
         "([explosion](explosion.md))",
     ),
     Item(
@@ -262,7 +262,7 @@ ITEMS = (
         lambda: (
             f"photographs, 20 steps at ε = 8, median: RealNVP "
             f"{number(cell(T3, 'realnvp-photos-clean', 8, 'pgd-20', 'median'))}, Glow "
-            f"{number(cell(TP, PUBLISHED, 8, 'pgd-20', 'median'))} as published, "
+            f"{number(cell(TP, PUBLISHED_CLEAN, 8, 'pgd-20', 'median'))} as published, "
             f"{number(cell(TP, 'clean', 8, 'pgd-20', 'median'))} with two bounds"
         ),
         AGREES,
@@ -274,9 +274,10 @@ ITEMS = (
         "“further attack evaluations showing the distribution of obtained likelihoods”",
         f"{NB['06']}, medians and quartiles in {TABLES}",
         lambda: (
-            f"CIFAR-10 clean at ε = 8: median {number(cell(T1, PUBLISHED, 8, key='median'))}, "
-            f"quartiles {number(cell(T1, PUBLISHED, 8, key='q25'))} and "
-            f"{number(cell(T1, PUBLISHED, 8, key='q75'))}"
+            f"CIFAR-10 clean at ε = 8: median "
+            f"{number(cell(T1, PUBLISHED_CLEAN, 8, key='median'))}, "
+            f"quartiles {number(cell(T1, PUBLISHED_CLEAN, 8, key='q25'))} and "
+            f"{number(cell(T1, PUBLISHED_CLEAN, 8, key='q75'))}"
         ),
         CANNOT,
         "the supplement is not at hand; ours are printed",

@@ -216,7 +216,6 @@ def iterations() -> str:
 
 
 T1, T2, TP, T3 = "table-1-laptop", "table-2-laptop", "table-photos-laptop", "table-3-laptop"
-PUBLISHED = "clean (published)"  # our Glow in the paper's form, with no bound on two scales
 PROOF = "`python -m pytest tests/linear`"
 NB = {name[:2]: f"[{name[:2]}](../notebooks/{name}.ipynb)" for name in sorted(
     path.stem for path in (ROOT / "notebooks").glob("[0-9]*.ipynb"))}  # fmt: skip

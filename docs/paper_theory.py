@@ -7,7 +7,6 @@ from paper_measures import (
     CANNOT,
     DISAGREES,
     NB,
-    PUBLISHED,
     REPAIRED,
     SLIP,
     T1,
@@ -30,6 +29,7 @@ from paper_measures import (
 )
 
 from flowrob import paper
+from flowrob.cli.recipes import PUBLISHED_CLEAN
 from flowrob.evaluation.table import number
 
 ITEMS = (
@@ -39,8 +39,8 @@ ITEMS = (
         "“GLOW and RealNVP are extremely sensitive to both types of attacks”",
         f"{NB['05']}, {NB['06']}, {TABLES}",
         lambda: (
-            f"clean to ε = 8: Glow {number(cell(T1, PUBLISHED, 0))} to "
-            f"{number(cell(T1, PUBLISHED, 8))} bits/dim (CIFAR-10), RealNVP "
+            f"clean to ε = 8: Glow {number(cell(T1, PUBLISHED_CLEAN, 0))} to "
+            f"{number(cell(T1, PUBLISHED_CLEAN, 8))} bits/dim (CIFAR-10), RealNVP "
             f"{number(cell(T3, 'realnvp-celeba-clean', 0))} to "
             f"{number(cell(T3, 'realnvp-celeba-clean', 8))} (CelebA)"
         ),
@@ -68,8 +68,8 @@ ITEMS = (
             f"paper {paper.FIGURE_1['frog']:g} to "
             f"{paper.FIGURE_1['frog attacked, eps 8']:g}, one image; ours, median of "
             f"{record(T1)['settings']['num_images']}: "
-            f"{number(cell(T1, PUBLISHED, 0, key='median'))} to "
-            f"{number(cell(T1, PUBLISHED, 8, key='median'))}"
+            f"{number(cell(T1, PUBLISHED_CLEAN, 0, key='median'))} to "
+            f"{number(cell(T1, PUBLISHED_CLEAN, 8, key='median'))}"
         ),
         AGREES,
         "in kind; a frog of ours is another image under another model, and the figure’s unit is "

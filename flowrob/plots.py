@@ -238,8 +238,9 @@ def before_after(ax: Axes, groups: dict, colors=(DATA, NOISE, ATTACK), log: bool
 
 
 def _plain_log_ticks(axis) -> None:
-    """Ticks at 1, 2, 5 times powers of ten, written as plain numbers."""
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    """Ticks at 1, 2, 5 times powers of ten, over many decades at 1 alone, as plain numbers."""
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 2000 * low else (1,)))
     axis.set_major_formatter("{x:g}")
     axis.set_minor_formatter(NullFormatter())
 

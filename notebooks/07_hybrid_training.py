@@ -49,7 +49,7 @@ COLORS = {"clean": plots.DATA, "hybrid": plots.HYBRID, "adversarial": plots.ATTA
 # its attacks *last*: four steps per batch, like the others', but a crop stays under attack for twenty
 # visits, and each goes on where the last one ended. Exercise 3 asks why.
 #
-# **Predict before you run.** The base reaches about 4.5 bits/dim. Where will each of the three end
+# **Predict before you run.** The base reaches about 5 bits/dim. Where will each of the three end
 # on *clean* crops?
 
 # %%
@@ -349,7 +349,7 @@ print("the attack costs the hybrid less than a tenth of what it costs the clean 
 # %% [markdown]
 # This is the paper's Figure 1 made again, with the robust model beside the clean one: a photograph, the
 # same attacked at $\epsilon = 8$, a noise image, and the same after its likelihood was raised. Above each
-# stands its NLL in bits/dim; the paper's labels, for its frog and its noise image, are printed below.
+# stands its NLL in bits/dim; the paper's labels, for its frog and its noise image, are printed too.
 
 
 # %%

@@ -1,31 +1,20 @@
 """Attacks that go on until they find no more: the script, its record, and the page made of it."""
 
-import importlib.util
 import json
 import sys
-from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-
-def load_file(path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from scripts import ROOT, load_script
 
 
 @pytest.fixture(scope="module")
 def page():
-    return load_file(ROOT / "docs/build_converged.py")
+    return load_script("docs/build_converged.py")
 
 
 @pytest.fixture(scope="module")
 def script():
-    return load_file(ROOT / "benchmarks/converged.py")
+    return load_script("benchmarks/converged.py")
 
 
 @pytest.fixture

@@ -1,19 +1,15 @@
 """docs/benchmarks.md: the file is what its generator makes of results/, and the scripts run."""
 
-import importlib.util
 import itertools
 import json
 import shutil
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from scripts import ROOT, load_script
 
-ROOT = Path(__file__).parents[1]
-spec = importlib.util.spec_from_file_location("build_benchmarks", ROOT / "docs/build_benchmarks.py")
-benchmarks = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(benchmarks)
+benchmarks = load_script("docs/build_benchmarks.py")
 
 PUBLISHED = ROOT / "docs/benchmarks.md"
 MEASURED = [name for name in benchmarks.SECTIONS if (ROOT / f"results/{name}.json").exists()]
@@ -122,9 +118,7 @@ def test_an_attack_that_goes_nowhere_or_raises_is_reported_as_such():
 
 
 def test_robustness_is_what_its_generator_makes_of_the_results(tmp_path):
-    spec = importlib.util.spec_from_file_location("robust", ROOT / "docs/build_robustness.py")
-    robustness = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(robustness)
+    robustness = load_script("docs/build_robustness.py")
     published = (ROOT / "docs/robustness.md").read_text(encoding="utf-8")
     assert published == robustness.render(), "run python docs/build_robustness.py"
     run = json.loads((ROOT / "results/attack-glow-photos-clean.json").read_text(encoding="utf-8"))
@@ -191,15 +185,8 @@ def test_the_long_attacks_script_goes_on_where_it_stopped(tmp_path, monkeypatch)
     assert torch.get_num_threads() == threads
 
 
-def load_builder(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / f"docs/{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_tables_are_what_their_generator_makes_of_the_results():
-    tables = load_builder("build_tables")
+    tables = load_script("docs/build_tables.py")
     published = (ROOT / "docs/tables.md").read_text(encoding="utf-8")
     assert published == tables.render(), "run python docs/build_tables.py"
     titles = [run["title"] for run in tables.runs()]
@@ -212,7 +199,7 @@ def test_tables_are_what_their_generator_makes_of_the_results():
 
 
 def test_the_readme_shows_table_1_as_it_is():
-    tables = load_builder("build_tables")
+    tables = load_script("docs/build_tables.py")
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert readme == tables.with_table(readme), "run python docs/build_tables.py"
     for row in (
@@ -225,7 +212,7 @@ def test_the_readme_shows_table_1_as_it_is():
 
 def pages(results=ROOT / "results"):
     """The generator, and the two texts of its that show rows of hybrid models."""
-    tables = load_builder("build_tables")
+    tables = load_script("docs/build_tables.py")
     texts = {"docs/tables.md": tables.render(results), "README.md": tables.short_table(results)}
     return tables, texts
 
@@ -270,7 +257,7 @@ def test_nothing_says_that_hybrid_training_stopped_hiding(name):
 
 
 def test_a_changed_table_changes_its_page_the_verdicts_and_the_readme(tmp_path, long_attacks):
-    tables = load_builder("build_tables")
+    tables = load_script("docs/build_tables.py")
     name = "table-1-laptop.json"
     run = json.loads((ROOT / "results" / name).read_text(encoding="utf-8"))
     for row in run["rows"]:
@@ -288,7 +275,7 @@ def test_a_changed_table_changes_its_page_the_verdicts_and_the_readme(tmp_path, 
 
 
 def test_a_table_says_in_one_run_only_if_it_was():
-    tables = load_builder("build_tables")
+    tables = load_script("docs/build_tables.py")
     run = json.loads((ROOT / "results/table-1-laptop.json").read_text(encoding="utf-8"))
     whole = sum(run["training_seconds"].values()) + run["attack_seconds"]
     assert "in one run" in tables.provenance({**run, "duration_s": whole + 1.0})

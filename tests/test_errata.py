@@ -1,16 +1,13 @@
 """docs/errata.md: each row asserted by a test of its own, and the file up to date."""
 
-import importlib.util
 import math
 import re
-from pathlib import Path
 
 import pytest
+from scripts import ROOT, load_script
 
-DOCS = Path(__file__).parents[1] / "docs"
-spec = importlib.util.spec_from_file_location("build_errata", DOCS / "build_errata.py")
-errata = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(errata)
+DOCS = ROOT / "docs"
+errata = load_script("docs/build_errata.py")
 
 
 def measure(number):

@@ -1,33 +1,23 @@
 """What makes a likelihood explode: the grid's script, and the page that is made of its record."""
 
-import importlib.util
 import json
 import shutil
 import sys
-from pathlib import Path
 
 import pytest
+from scripts import ROOT, load_script
 
 from flowrob import flows
-
-ROOT = Path(__file__).parents[1]
-
-
-def load_file(path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
 def page():
-    return load_file(ROOT / "docs/build_explosion.py")
+    return load_script("docs/build_explosion.py")
 
 
 @pytest.fixture(scope="module")
 def script():
-    return load_file(ROOT / "benchmarks/explosion.py")
+    return load_script("benchmarks/explosion.py")
 
 
 @pytest.mark.parametrize("coupling", ["bounded", "free"])

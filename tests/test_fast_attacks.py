@@ -1,21 +1,16 @@
 """benchmarks/fast_attacks.py runs, and its section says what is within the noise of the seeds."""
 
-import importlib.util
 import json
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from scripts import load_script
 
 from flowrob.training import Loss
 
-ROOT = Path(__file__).parents[1]
-spec = importlib.util.spec_from_file_location("for_fast", ROOT / "docs/build_benchmarks.py")
-benchmarks = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(benchmarks)
-
-import fast_attacks as script  # noqa: E402  found through the line above
+benchmarks = load_script("docs/build_benchmarks.py")
+script = load_script("benchmarks/fast_attacks.py")
 
 
 def made_up(*rows):

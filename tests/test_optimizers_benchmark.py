@@ -1,16 +1,12 @@
 """The optimizers' section of docs/benchmarks.md, and the script behind it at a tiny size."""
 
-import importlib.util
 import json
 import sys
-from pathlib import Path
 
 import torch
+from scripts import load_script
 
-ROOT = Path(__file__).parents[1]
-spec = importlib.util.spec_from_file_location("for_optimizers", ROOT / "docs/build_benchmarks.py")
-benchmarks = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(benchmarks)
+benchmarks = load_script("docs/build_benchmarks.py")
 
 
 def test_the_script_runs_every_optimizer_and_its_section_renders(tmp_path, monkeypatch):

@@ -1,18 +1,14 @@
 """docs/paper.md: up to date, whole, and honest about where its words and numbers come from."""
 
-import importlib.util
 import json
 import sys
-from pathlib import Path
 
 import pytest
+from scripts import ROOT, load_script
 
 from flowrob import paper
 
-ROOT = Path(__file__).parents[1]
-spec = importlib.util.spec_from_file_location("build_paper", ROOT / "docs/build_paper.py")
-page = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(page)
+page = load_script("docs/build_paper.py")
 
 
 def test_the_page_is_what_its_generator_writes():

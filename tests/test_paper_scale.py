@@ -1,25 +1,19 @@
 """docs/paper_scale.md is what its generator makes of results/, and its script counts rightly."""
 
-import importlib.util
 import json
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from scripts import ROOT, load_script
 from torch.utils.flop_counter import FlopCounterMode
 
 from flowrob import flows
 from flowrob.training import Loss
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "benchmarks"))
-spec = importlib.util.spec_from_file_location("paper_scale", ROOT / "docs/build_paper_scale.py")
-paper_scale = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(paper_scale)
-
-import paper_cost as script  # noqa: E402  found by the lines above
+script = load_script("benchmarks/paper_cost.py")
+paper_scale = load_script("docs/build_paper_scale.py")
 
 PUBLISHED = (ROOT / "docs/paper_scale.md").read_text(encoding="utf-8")
 RUN = json.loads((ROOT / "results/paper_cost.json").read_text(encoding="utf-8"))

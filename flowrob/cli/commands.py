@@ -27,7 +27,6 @@ from flowrob import flows, records, zoo
 from flowrob.cli import paper_tables
 from flowrob.cli.recipes import LADDERS, OPTIONS, RECIPES, TABLES, USES
 from flowrob.cli.runs import Files, Run, attack_table, train_recipe
-from flowrob.evaluation import Budget
 from flowrob.training import TrainingDiverged
 
 
@@ -66,15 +65,16 @@ def _train_ladder(given: argparse.Namespace, run: Run) -> int:
     for option in ("checkpoint", "json", "start", "model"):
         if getattr(given, option) is not None:
             raise ValueError(f"--{option} means nothing for a ladder: each part has its own files")
+    for option in (name for name, _ in given.set if name in ("loss", "share", "eps")):
+        raise ValueError(f"--set {option}: the parts of a ladder differ in it, it cannot be set")
     ranges, parts = {use: getattr(given, use) for use in USES}, LADDERS[given.preset]
     for name in parts.values():
         recipe, files = RECIPES[name], Files.inside(output.parent, name)
         images = recipe.images.elsewhere(given.data, given.download, ranges)
-        shared = [pair for pair in given.set if pair[0] not in ("loss", "share", "eps")]
         recipe = replace(recipe, images=images)
         if files.output.exists():
             continue
-        if train_recipe(name, recipe, files, run, settings=shared) is None:
+        if train_recipe(name, recipe, files, run, settings=given.set) is None:
             return 130
         run.group.wait(flowrob.device())  # for the first process's file
     if run.group.leads:
@@ -94,15 +94,11 @@ def table(given: argparse.Namespace, run: Run) -> int:
     for name in plan.models.values():
         RECIPES[name].changed(given.set)  # refuses wrong settings before anything is trained
     if given.shipped:
-        absent = {label: name for label, name in plan.models.items() if name not in zoo.names()}
-        plan = replace(plan, models={k: v for k, v in plan.models.items() if k not in absent})
-        if absent:
-            run.say(f"not shipped, and left out: {', '.join(absent.values())}", error=True)
+        whole, plan = plan, plan.among(zoo.names())
+        if absent := [name for name in whole.models.values() if name not in plan.models.values()]:
+            run.say(f"not shipped, and left out: {', '.join(absent)}", error=True)
     if given.max_steps is not None:
-        longest, budget = given.max_steps, plan.budget or Budget()
-        first = min(budget.first_steps, max(longest, 1))
-        budget = replace(budget, first_steps=first, max_steps=longest) if longest else None
-        plan = replace(plan, budget=budget)
+        plan = plan.searching(given.max_steps)
     for label, name in plan.models.items():
         images = RECIPES[name].images
         ranges = dict.fromkeys(USES)

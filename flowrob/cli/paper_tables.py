@@ -139,10 +139,10 @@ def _joined(tables: list[Table]) -> Table:
     )
 
 
-def at_least(row: Mapping) -> str:
-    """ "mean / " of a row, with ">= " before it if its attack had not converged."""
+def cell(row: Mapping) -> str:
+    """ "mean / median" of a row, with ">= " before it if its search had not converged."""
     mark = ">= " if row.get("status") == ">=" else ""
-    return f"{mark}{number(row['mean'])} / "
+    return f"{mark}{number(row['mean'])} / {number(row['median'])}"
 
 
 def layout(content: Mapping) -> str:
@@ -160,11 +160,10 @@ def layout(content: Mapping) -> str:
         for row in paper.TABLE_1:
             printed = dict(zip(row.eps, row.nll, strict=True))
             name = f"paper: {row.training}"
-            lines.append([name, "PGD", *(number(printed[e]) for e in eps if e in printed)])
+            lines.append([name, "PGD", *(number(printed.get(e)) for e in eps)])
     for model in dict.fromkeys(row["model"] for row in rows):
         for kind in kinds:
             line = [cells[model, kind if e else "clean", e] for e in eps]
-            values = [f"{at_least(row)}{number(row['median'])}" for row in line]
-            lines.append([model, kind, *values])
+            lines.append([model, kind, *map(cell, line)])
     table = pipe_table(["model", "attack", *(f"eps {e}" for e in eps)], lines)
     return f"{content['title']}\n\nBits/dim, mean / median.\n\n{table}"

@@ -1,9 +1,9 @@
 """Recipes: what ``flowrob train`` knows by name, and which of them make up each table.
 
 The models of a robust row start from one base, trained clean, and go on for the same number of
-steps: clean, adversarial, hybrid, and hybrid by the paper's own recipe. Of its ladder, the mixture
-of adversarial models at eps 0, 1, 2, 4 and 8, the first part is the clean model, the last the
-adversarial one.
+steps: clean, adversarial and hybrid. From the clean one others go on for some steps more: hybrid by
+the paper's own recipe, and the parts of the ladder, the mixture of adversarial models at eps 0, 1,
+2, 4 and 8, between its first, the clean model, and its last, the adversarial one.
 
 Each recipe says which images (of a set: a split and a range of it, for each use), which builder of
 :mod:`flowrob.flows` with which arguments, what :func:`flowrob.training.fit` is told, and, as
@@ -229,7 +229,7 @@ RUNGS = (1, 2, 4)
 LADDER = {
     f"eps{eps}": Loss.of("adversarial", eps=eps, attack_steps=2, memory=PerImage()) for eps in RUNGS
 }
-ALL = ROBUST | FRESH | LADDER
+FURTHER = FRESH | LADDER
 PAPER_ROBUST = {"adversarial": Loss.of("adversarial"), "hybrid": Loss.of("hybrid", random_eps=0.5)}
 
 
@@ -238,16 +238,30 @@ def _row(
     base: Recipe,
     more_steps: int,
     robust: Mapping[str, Loss] = ROBUST,
-    eps_warmup_steps: int = 200,
+    warmup_steps: int = 200,
+    further_steps: int = 0,
 ) -> dict[str, Recipe]:
-    """A base trained clean, and the three models that go on from it."""
+    """A base trained clean, the models that go on from it, and those that go on from the clean one.
+
+    Adversarial ones begin with ``warmup_steps`` of rising eps, those that go on from the clean one,
+    none if ``further_steps`` is 0, with a quarter of theirs.
+    """
     slower = replace(base.update, learning_rate=0.6 * base.update.learning_rate)
     then = replace(base, num_steps=more_steps, update=slower, start=f"{name}-base")
-    losses = {loss: replace(how, eps_warmup_steps=eps_warmup_steps) for loss, how in robust.items()}
+    last = replace(then, num_steps=further_steps, start=f"{name}-clean")
+    further = FURTHER if further_steps else {}
+
+    def attacked(recipe: Recipe, losses: Mapping[str, Loss], warmup_steps: int) -> dict:
+        return {
+            f"{name}-{loss}": replace(recipe, loss=replace(how, eps_warmup_steps=warmup_steps))
+            for loss, how in losses.items()
+        }
+
     return {
         f"{name}-base": base,
         f"{name}-clean": then,
-        **{f"{name}-{loss}": replace(then, loss=how) for loss, how in losses.items()},
+        **attacked(then, robust, warmup_steps),
+        **attacked(last, further, further_steps // 4),
     }
 
 
@@ -263,9 +277,19 @@ def _paper_row(name: str, images: Images, model: str) -> dict[str, Recipe]:
 
 #: What ``train`` knows by name.
 RECIPES: dict[str, Recipe] = {
-    **_row("glow-cifar10", Recipe(CIFAR10, GLOW, 2500, update=MUON, **CHOSEN), 1600, ALL),
-    **_row("glow-celeba", Recipe(CELEBA, GLOW, 1200, update=MUON, **CHOSEN), 600, ALL),
-    **_row("glow-photos", Recipe(PHOTOS, GLOW, 1000, update=MUON, **SMALL), 400, ALL, 100),
+    **_row(
+        "glow-cifar10", Recipe(CIFAR10, GLOW, 2500, update=MUON, **CHOSEN), 1600, further_steps=400
+    ),
+    **_row(
+        "glow-celeba", Recipe(CELEBA, GLOW, 1200, update=MUON, **CHOSEN), 600, further_steps=300
+    ),
+    **_row(
+        "glow-photos",
+        Recipe(PHOTOS, GLOW, 1000, update=MUON, **SMALL),
+        400,
+        warmup_steps=100,
+        further_steps=200,
+    ),
     **_row(
         "glow-cifar10-published", Recipe(CIFAR10, UNBOUNDED, 2500, update=MUON, **CHOSEN), 1600, {}
     ),
@@ -277,7 +301,13 @@ RECIPES: dict[str, Recipe] = {
         CELEBA, REALNVP, 1500, update=replace(MUON, learning_rate=4e-3), **CHOSEN
     ),
     # 16x16: minutes, on any machine; nothing is tuned
-    **_row("tiny", Recipe(replace(PHOTOS, tune=None), TINY, 200, update=MUON), 200, ALL, 50),
+    **_row(
+        "tiny",
+        Recipe(replace(PHOTOS, tune=None), TINY, 200, update=MUON),
+        200,
+        warmup_steps=50,
+        further_steps=100,
+    ),
     **_paper_row("paper-glow-cifar10", WHOLE_CIFAR10, "glow-cifar10"),
     **_paper_row("paper-glow-celeba", WHOLE_CELEBA, "glow-64"),
     **_paper_row("paper-glow-lsun", LSUN, "glow-64"),
@@ -294,9 +324,7 @@ def rungs(name: str) -> dict[str, str]:
 
 #: What ``train`` knows beside the recipes: mixtures of models of one row, by the same name.
 LADDERS: dict[str, dict[str, str]] = {
-    f"{name.removesuffix('-eps1')}-ladder": rungs(name.removesuffix("-eps1"))
-    for name in RECIPES
-    if name.endswith("-eps1")
+    f"{name}-ladder": rungs(name) for name in ("glow-cifar10", "glow-celeba", "glow-photos", "tiny")
 }
 
 
@@ -334,19 +362,46 @@ class Plan:
         """By name, options of :func:`flowrob.attacks.attack_images`."""
         return schedules(self.steps, self.auto)
 
+    def among(self, names: Iterable[str]) -> Plan:
+        """The plan of those of its models whose recipes are among these names."""
+        names = {*names}
+        return replace(self, models={k: v for k, v in self.models.items() if v in names})
 
+    def searching(self, max_steps: int) -> Plan:
+        """The plan with ascents of at most so many steps in its search; 0: without a search.
+
+        Raises:
+            ValueError: a negative number.
+        """
+        if not max_steps:
+            return replace(self, budget=None)
+        budget = self.budget or Budget()
+        first = min(budget.first_steps, max(max_steps, 1))
+        return replace(self, budget=replace(budget, first_steps=first, max_steps=max_steps))
+
+
+PUBLISHED_CLEAN = "clean (published)"  # no bound on the scales of its couplings and priors
 FRESH_HYBRID = "hybrid (1:1, fresh)"  # the paper's own recipe
 
 
 def _robust(title: str, name: str, eps: tuple[int, ...] = (0, 1, 2, 4, 8)) -> Plan:
     """A robust row whose attacks converge: all that goes on from one base, and the ladder."""
-    labels = {"clean (published)": f"{name}-published-clean", "clean": f"{name}-clean"}
+    labels = {PUBLISHED_CLEAN: f"{name}-published-clean", "clean": f"{name}-clean"}
     labels |= {loss: f"{name}-{loss}" for loss in ("adversarial", "hybrid")}
     labels |= {FRESH_HYBRID: f"{name}-hybrid-fresh"}
     labels |= {f"eps {eps}": f"{name}-eps{eps}" for eps in RUNGS}
     models = {label: recipe for label, recipe in labels.items() if recipe in RECIPES}
     ladder = ("clean", *(f"eps {eps}" for eps in RUNGS), "adversarial")
-    return Plan(title, models, True, ladder, eps, (20,), 100, Budget(10, 320))
+    return Plan(
+        title,
+        models,
+        baselines=True,
+        ladder=ladder,
+        eps=eps,
+        steps=(20,),
+        auto=100,
+        budget=Budget(10, 320),
+    )
 
 
 def _at_scale(title: str, name: str) -> Plan:
@@ -357,7 +412,8 @@ def _at_scale(title: str, name: str) -> Plan:
 
 def _iterations(*names: str) -> Plan:
     title, models = "Table 3: RealNVP, over attack iterations", {name: name for name in names}
-    return Plan(title, models, False, (), (0, 8), (10, 20, 50), auto=False, noise=True)
+    how = {"steps": (10, 20, 50), "auto": False, "noise": True}
+    return Plan(title, models, baselines=False, eps=(0, 8), **how)
 
 
 #: (which table, at which scale) -> its plan.

@@ -40,8 +40,9 @@ class Budget:
         mean_gain: bits/dim that the mean must gain in a round, or it is quiet.
         image_gain: bits/dim that some image must gain, or the round is quiet.
         patience: so many quiet rounds in a row mean that the attack has converged.
-        enough: bits/dim; an image beyond that is found out, and attacked no further. Far above the
-            8 bits/dim of knowing nothing: what a density makes of such images is not worth hours.
+        enough: bits/dim; an image beyond that is found out, and attacked no further, so that its
+            row is a lower bound. Far above the 8 bits/dim of knowing nothing: what a density makes
+            of such images is not worth hours.
 
     Raises:
         ValueError: a count below 1, max_steps below first_steps, or a gain or ``enough`` that is
@@ -205,5 +206,6 @@ def converge(
         search.settled = (gains < budget.mean_gain).all(0)
         if quiet >= budget.patience:
             search.settled[:] = True
-    search.converged = bool(search.settled.all())
+    given_up = search.bits.cpu() > budget.enough  # found out, and attacked no further
+    search.converged = bool((search.settled & ~given_up).all())
     return list(warnings)

@@ -72,7 +72,7 @@ def mixture_bound(bits: Tensor, num_dims: int, weights: Sequence[float] | None =
     """What no attack can drive a mixture above, image by image: min_k [b_k + log2(1/w_k) / D].
 
     Because max over delta of min_k NLL_k <= min_k max over delta NLL_k. It is as good as the
-    attacks on the parts are: b_k must be the worst of part k alone, not of what others yielded to.
+    attacks are: b_k is the worst of part k in the ball, whatever attack found it.
 
     Args:
         bits: (K, ...): the worst bits/dim of each part, for example (K, N) at one eps.

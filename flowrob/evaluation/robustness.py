@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -200,12 +199,15 @@ def robustness_table(
         raise ValueError(f'goal must be "lower" or "raise", got {goal!r}')
     if options.get("norm", LinfBall) is not LinfBall:
         raise ValueError("the rows share one l_inf ball; for another norm use attack_images")
-    columns: dict[str, Any] = {
-        "uniform_weight": uniform_weight,
-        "num_resamples": num_resamples,
-        "groups": groups,
-    }
-    protocol = Protocol.begin(images, generator, eps, batch_size=batch_size, **columns)
+    protocol = Protocol.begin(
+        images,
+        generator,
+        eps,
+        uniform_weight=uniform_weight,
+        num_resamples=num_resamples,
+        batch_size=batch_size,
+        groups=groups,
+    )
     rows, values, kept, warnings = [], {}, {}, []
     bar = tqdm(total=len(models) * len(eps), disable=not progress, desc="table", leave=False)
     for name, log_prob in models.items():

@@ -111,16 +111,20 @@ def strongest_table(
             'attacks needs at least one, none of them called "clean", "noise" or "strongest", got '
             f"{sorted(attacks)}"
         )
-    columns: dict[str, Any] = {
-        "uniform_weight": uniform_weight,
-        "num_resamples": num_resamples,
-        "groups": groups,
-    }
-    eps = check_eps(eps)
-    noisy = eps if noise else ()
-    protocol = Protocol.begin(images, generator, noisy, batch_size=batch_size, **columns)
     caption = f"Bits/dim of {len(images)} images: each attack, and the worst of all per image"
-    hunt = _Hunt(models_by_name(models), eps, protocol, attacks, budget)
+    hunt = _Hunt.begin(
+        models,
+        images,
+        eps,
+        generator,
+        attacks,
+        budget,
+        noise=noise,
+        uniform_weight=uniform_weight,
+        num_resamples=num_resamples,
+        groups=groups,
+        batch_size=batch_size,
+    )
     return hunt.run(progress).table("strongest", caption)
 
 
@@ -168,14 +172,19 @@ def converged_table(
         TypeError: images are not uint8.
         ValueError: no images or models, eps that are not integers, a weight outside (0, 1).
     """
-    columns: dict[str, Any] = {
-        "uniform_weight": uniform_weight,
-        "num_resamples": num_resamples,
-        "groups": groups,
-    }
-    protocol = Protocol.begin(images, generator, batch_size=batch_size, **columns)
     caption = f"Bits/dim of {len(images)} images, attacked until twice the steps find no more"
-    hunt = _Hunt(models_by_name(models), check_eps(eps), protocol, {}, budget)
+    hunt = _Hunt.begin(
+        models,
+        images,
+        eps,
+        generator,
+        {},
+        budget,
+        uniform_weight=uniform_weight,
+        num_resamples=num_resamples,
+        groups=groups,
+        batch_size=batch_size,
+    )
     return hunt.run(progress).table("attacked", caption)
 
 
@@ -191,6 +200,23 @@ class _Hunt:
     values: dict[tuple, Tensor] = field(default_factory=dict)
     searches: dict[tuple[str, int], Search] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+
+    @classmethod
+    def begin(
+        cls,
+        models: Objective | Mapping[str, Objective],
+        images: Tensor,
+        eps: Iterable[int],
+        generator: torch.Generator,
+        attacks: dict[str, Mapping],
+        budget: Budget | None,
+        noise: bool = False,
+        **columns: Any,
+    ) -> _Hunt:
+        """Check what the caller gave; draw what all models share."""
+        models, eps = models_by_name(models), check_eps(eps)
+        protocol = Protocol.begin(images, generator, eps if noise else (), **columns)
+        return cls(models, eps, protocol, attacks, budget)
 
     def run(self, progress: bool) -> _Hunt:
         """Attack; values and searches by model and eps."""

@@ -176,8 +176,8 @@ class Loss:
         ball = LinfBall(radius).on(x)
         region, best, objective = Region(x, ball, (0.0, 1.0)), Best(x), Negative(flow.log_prob)
         begin = x if start is None else region.project(x + start * ball.radius)
-        reach = column(torch.as_tensor(reach).to(x).expand(len(x)), x)
-        lengths = [cosine(k, num_steps) * reach * ball.radius for k in range(num_steps)]
+        first = column(torch.as_tensor(reach).to(x).expand(len(x)), x) * ball.radius
+        lengths = [cosine(k, num_steps) * first for k in range(num_steps)]
         with _conditioners_in(flow, ATTACK_DTYPES[self.attack_dtype]), frozen(objective):
             ascend(objective, region, begin, lengths, best)
         return best.x

@@ -32,7 +32,9 @@ def test_a_ladder_is_its_parts_at_rising_radii():
         radii = [loss.eps if loss.share else 0.0 for loss in losses]
         assert radii == [0, 1, 2, 4, 8] and [*parts] == [f"eps {r:g}" for r in radii]
         assert all(loss.share in (0.0, 1.0) for loss in losses)
-        assert len({RECIPES[name].start for name in parts.values()}) == 1
+        first, *between, last = parts.values()
+        assert {RECIPES[name].start for name in between} == {first}
+        assert RECIPES[first].start == RECIPES[last].start
 
 
 def test_training_a_ladder_trains_what_is_missing_and_loads_as_a_mixture(tmp_path, capsys):
@@ -61,6 +63,8 @@ def test_training_a_ladder_trains_what_is_missing_and_loads_as_a_mixture(tmp_pat
 def test_what_means_nothing_for_a_ladder_is_refused(tmp_path, capsys):
     assert main(ladder(tmp_path, "--json", "r.json")) == 2
     assert "--json means nothing for a ladder" in capsys.readouterr().err
+    assert main(ladder(tmp_path, "--set", "eps=4")) == 2
+    assert "--set eps: the parts of a ladder differ in it" in capsys.readouterr().err
     wrong = ["train", "--preset", "tiny-ladder", "--output", str(tmp_path / "l.safetensors")]
     assert main(wrong) == 2
     assert "must end in .json" in capsys.readouterr().err

@@ -12,7 +12,7 @@ from small_commands import SHORT, state, table
 
 from flowrob import data, zoo
 from flowrob.cli import main, paper_tables
-from flowrob.cli.recipes import PHOTOS, RECIPES, TABLES, Plan
+from flowrob.cli.recipes import PHOTOS, PUBLISHED_CLEAN, RECIPES, TABLES, Plan
 from flowrob.data import load, photo_tiles
 from flowrob.evaluation import Budget, mixture, rebased, strongest_table
 
@@ -205,19 +205,50 @@ def test_layout_puts_the_papers_table_1_above_ours():
     assert "paper" not in paper_tables.layout({"table": "2", "title": "T", "rows": rows})
 
 
+def test_a_search_that_had_not_converged_is_marked_and_an_eps_the_paper_lacks_is_blank():
+    rows = [
+        {"model": "m", "eps": e, "row": r, "mean": 5.0, "median": 4.0, "status": status}
+        for e, r, status in [
+            (0, "clean", None),
+            (3, "strongest", ">="),
+            (8, "strongest", "converged"),
+        ]
+    ]
+    text = paper_tables.layout({"table": "1", "title": "T", "rows": rows})
+    assert "| m | strongest | 5.00 / 4.00 | >= 5.00 / 4.00 | 5.00 / 4.00 |" in text
+    assert "| paper: clean | PGD | 3.40 |  | 2,000,000 |" in text
+
+
+def test_the_steps_of_a_search_can_be_cut_or_left_out():
+    plan = TABLES["1", "laptop"]
+    assert plan.searching(0).budget is None
+    assert plan.searching(4).budget == replace(plan.budget, first_steps=4, max_steps=4)
+    assert plan.searching(999).budget == replace(plan.budget, max_steps=999)
+    assert TABLES["3", "laptop"].searching(50).budget == Budget(max_steps=50)
+    with pytest.raises(ValueError, match="max_steps at least first_steps"):
+        plan.searching(-1)
+
+
 @pytest.mark.parametrize("key", TABLES)
 def test_a_row_has_one_budget_and_what_is_not_loss_is_alike(key):
     plan = TABLES[key]
     assert all(name in RECIPES for name in plan.models.values())
     if not plan.baselines:
         return
-    labels = [label for label in plan.models if label != "clean (published)"]
+    labels = [label for label in plan.models if label != PUBLISHED_CLEAN]
+    further = [RECIPES[plan.models[label]] for label in labels[3:]]
     assert labels[:3] == ["clean", "adversarial", "hybrid"] and {*plan.ladder} <= {*labels}
-    recipes = [RECIPES[plan.models[label]] for label in labels]
-    assert [recipe.loss.name for recipe in recipes[:3]] == labels[:3]
-    if "clean (published)" in plan.models:  # bounds on two scales tell it apart, nothing else
-        published = RECIPES[plan.models["clean (published)"]]
+    recipes = [RECIPES[plan.models[label]] for label in labels[:3]]
+    assert [recipe.loss.name for recipe in recipes] == labels[:3]
+    if PUBLISHED_CLEAN in plan.models:  # bounds on two scales tell it apart, nothing else
+        published = RECIPES[plan.models[PUBLISHED_CLEAN]]
         alike = replace(published, model=recipes[0].model, start=recipes[0].start)
         assert alike == recipes[0] and published.model != recipes[0].model
     assert len({recipe.start for recipe in recipes}) == 1 and recipes[0].start
     assert all(replace(recipe, loss=recipes[0].loss) == recipes[0] for recipe in recipes)
+    if further:  # the paper's own hybrid and the ladder's parts: a little more, alike
+        assert {recipe.start for recipe in further} == {plan.models["clean"]}
+        assert all(replace(recipe, loss=further[0].loss) == further[0] for recipe in further)
+        assert further[0].num_steps <= recipes[0].num_steps / 2
+        alike = replace(further[0], num_steps=recipes[0].num_steps, start=recipes[0].start)
+        assert replace(alike, loss=recipes[0].loss) == recipes[0]

@@ -150,6 +150,22 @@ def test_what_is_found_out_is_attacked_no_further_and_is_a_lower_bound(images):
     assert table.rows[0]["status"] == ">=" and table.rows[0]["evaluations"] <= 14.0
 
 
+def test_one_image_given_up_makes_the_row_a_lower_bound(images):
+    """The others are at their worst from the first step on: they are quiet, it is not known."""
+    bright = torch.full_like(images, 255)
+    bright[0] = 128
+
+    def log_prob(x):  # flat but for the grey image, which falls without end
+        fragile = (x.flatten(1).mean(1) < 0.7).to(x)
+        return -2e4 * fragile * (x - 0.5).square().flatten(1).sum(1)
+
+    budget = Budget(2, 64, enough=20.0)
+    table = converged_table(log_prob, bright, (8,), generator=seeded(), budget=budget)
+    found = table.values["model", 8, "attacked"]
+    assert found[0] > 20.0 and found[1:].max() < 20.0
+    assert table.rows[0]["status"] == ">="
+
+
 def test_the_strongest_of_many_attacks_goes_on_until_it_has_converged(flow, images):
     few = {"pgd-1": {"num_steps": 1}}
     at, options = (0, 4), {"generator": seeded(), "attacks": few}
