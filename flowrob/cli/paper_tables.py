@@ -32,6 +32,7 @@ from flowrob.evaluation import (
     choose_base,
     mixture,
     mixture_bound,
+    paired_difference,
     pipe_table,
     strongest_table,
 )
@@ -70,7 +71,8 @@ def attack_models(
         groups = recipe.images.groups("report", clean, limit)
         shared = {name: sharded(density, run.group) for name, density in densities.items()}
         table = attack(shared, images, generator=_seeded(run), groups=groups)
-        facts = {"baselines": facts}
+        best = "ladder" if "ladder" in densities else "mixture"
+        facts = {"baselines": facts, "paired": _paired(table, best, run, groups)}
         if "ladder" in densities:
             facts["ladder"] = _bound(plan, table)
         return table, facts
@@ -96,6 +98,20 @@ def _bound(plan: Plan, table: Table) -> dict:
             "mean of the best part": best.min().item(),
         }
     return {"parts": list(plan.ladder), "price": math.log2(len(plan.ladder)) / dims, **bound}
+
+
+def _paired(table: Table, reference: str, run: Run, groups: Tensor | None) -> dict:
+    """By model and eps: how many bits/dim it is above the reference, image by image."""
+    found: dict = {"reference": reference}
+    for name in dict.fromkeys(row["model"] for row in table.rows):
+        if name == reference:
+            continue
+        found[name] = {}
+        for e in table.settings["eps"]:
+            row = "strongest" if e else "clean"
+            ours, theirs = (table.values[model, e, row].cpu() for model in (name, reference))
+            found[name][str(e)] = paired_difference(ours, theirs, _seeded(run), groups=groups)
+    return found
 
 
 def _rivals(plan: Plan, models: Mapping[str, Flow], recipe: Recipe, run: Run) -> tuple[dict, dict]:

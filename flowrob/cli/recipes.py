@@ -16,6 +16,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 
+import torch
 from torch import Tensor
 
 from flowrob import data, flows
@@ -129,10 +130,10 @@ class Recipe:
     guard: Guard = Guard()  # noqa: RUF009
     start: str | None = None
 
-    def build(self) -> flows.Flow:
-        """The untrained flow."""
+    def build(self, generator: torch.Generator | None = None) -> flows.Flow:
+        """The untrained flow; the generator draws its first weights (default: seed 0)."""
         builder, options = self.model
-        return getattr(flows, builder)(**options)
+        return getattr(flows, builder)(**options, generator=generator)
 
     def settings(self) -> dict:
         """What training is told, defaults included: one number or word per option."""

@@ -10,7 +10,12 @@
 ``table``       how rows are shown
 """
 
-from flowrob.evaluation.bits import bootstrap_interval, gibbs_floor, uniform_ceiling
+from flowrob.evaluation.bits import (
+    bootstrap_interval,
+    gibbs_floor,
+    paired_difference,
+    uniform_ceiling,
+)
 from flowrob.evaluation.convergence import Budget
 from flowrob.evaluation.defences import choose_base, mixture, mixture_bound, rebased, uniform
 from flowrob.evaluation.detection import detection_table
@@ -34,6 +39,7 @@ __all__ = [
     "gibbs_floor",
     "mixture",
     "mixture_bound",
+    "paired_difference",
     "pipe_table",
     "rebased",
     "robustness_table",

@@ -85,6 +85,11 @@ def test_table_trains_attacks_and_records(small_table, tmp_path, capsys):
     assert ladder["8"]["bound"] == pytest.approx(parts.amin(0).mean().item() + ladder["price"])
     assert ladder["8"]["bound"] >= expected.values["ladder", 8, "strongest"].mean().item() - 1e-6
     assert ladder["8"]["best part"] == rungs[int(parts.mean(1).argmin())]
+    ahead = record["paired"]["hybrid"]["8"]
+    pairs = [expected.values[label, 8, "strongest"] for label in ("hybrid", "ladder")]
+    assert record["paired"]["reference"] == "ladder" and "ladder" not in record["paired"]
+    assert ahead["mean"] == pytest.approx((pairs[0] - pairs[1]).mean().item())
+    assert ahead["low"] <= ahead["mean"] <= ahead["high"]
     assert {row["status"] for row in record["rows"] if "status" in row} <= {"converged", ">="}
     # a second run trains nothing, and the same numbers come out
     before = {path: path.read_bytes() for path in tmp_path.glob("*.safetensors")}

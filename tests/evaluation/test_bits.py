@@ -15,6 +15,7 @@ from flowrob.evaluation import (
     bootstrap_interval,
     gibbs_floor,
     mixture,
+    paired_difference,
     robustness_table,
     uniform,
     uniform_ceiling,
@@ -115,3 +116,27 @@ def test_bootstrap_interval_has_the_width_of_the_standard_error():
     wide = bootstrap_interval(values, seeded(), 4000, level=0.999)
     assert wide[0] < low
     assert wide[1] > high
+
+
+def test_a_paired_difference_is_surer_than_the_means_it_is_made_of():
+    """The same images under two densities: what they share drops out."""
+    image = 3.0 * torch.randn(200, generator=seeded())
+    first, second = image + 0.1, image + 0.01 * torch.randn(200, generator=seeded(1))
+    found = paired_difference(first, second, seeded())
+    assert found["mean"] == pytest.approx((first - second).mean().item())
+    assert found["low"] < found["mean"] < found["high"] and found["low"] > 0.09
+    low, _ = bootstrap_interval(first, seeded())
+    _, high = bootstrap_interval(second, seeded())
+    assert low < high  # those of the means overlap
+    flipped = paired_difference(second, first, seeded())
+    assert (flipped["low"], flipped["high"]) == pytest.approx((-found["high"], -found["low"]))
+    groups = torch.arange(200) // 50
+    wider = paired_difference(first, second, seeded(), groups=groups)
+    assert wider["mean"] == found["mean"] and wider["low"] != found["low"]
+
+
+@pytest.mark.parametrize("shapes", [((3,), (4,)), ((0,), (0,)), ((2, 2), (2, 2))])
+def test_a_paired_difference_needs_the_same_images(shapes):
+    first, second = (torch.zeros(shape) for shape in shapes)
+    with pytest.raises(ValueError, match="same images, got shapes"):
+        paired_difference(first, second, seeded())
