@@ -74,9 +74,9 @@ class Workshop:
             recipe: default: the known one.
             loss: in the place of the recipe's.
         """
-        recipe = recipe or RECIPES[name]
         path = self.folder / f"{name}-seed{self.seed}.safetensors"
         if not path.exists():
+            recipe = recipe or RECIPES[name]
             flow = self.make(recipe.start)[0] if recipe.start else self.begin(recipe)
             started = time.process_time()
             if loss is None:
