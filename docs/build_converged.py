@@ -64,21 +64,21 @@ def table(run: dict) -> str:
 
 
 def bounds(run: dict) -> list[str]:
-    """What bounds each ladder that was attacked: image by image, the best of its parts."""
+    """What bounds each ladder that was attacked: image by image, the best part that was."""
     by, lines = {row["model"]: row for row in run["rows"]}, []
     for name, parts in LADDERS.items():
-        if name not in by or not all(part in by for part in parts.values()):
+        attacked = [part for part in parts.values() if part in by]
+        if name not in by or not attacked:
             continue
         dims = 3 * 32 * 32
         price = math.log2(len(parts)) / dims
-        of = [by[part]["values"] for part in parts.values()]
+        of = [by[part]["values"] for part in attacked]
         bound = sum(map(min, zip(*of, strict=True))) / len(of[0]) + price
-        best = min(parts, key=lambda label: by[parts[label]]["mean"])
         lines.append(
-            f"* `{name}`: attacked as a whole {number(by[name]['mean'])}; its parts bound it by "
-            f"{number(bound)} (image by image the least of them, and log2({len(parts)})/{dims:,} = "
-            f"{price:.4f}), as far as the attacks on the parts go. The best part is the one of "
-            f"{best}, {number(by[parts[best]]['mean'])}."
+            f"* `{name}`: attacked as a whole {number(by[name]['mean'])}; "
+            f"{', '.join(f'`{part}`' for part in attacked)} bounds it by {number(bound)} (image by "
+            f"image, and log2({len(parts)})/{dims:,} = {price:.4f}), as far as the attack on the "
+            "part goes."
         )
     return lines
 

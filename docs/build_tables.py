@@ -27,24 +27,31 @@ HEAD = """# Tables 1 to 3, ours beside the paper's
 Bits/dim of held-out images, lower is more likely; mean / median over images. *pgd-n* is projected
 gradient ascent of n iterations in the l_inf ball of eps grey levels, *auto-pgd-n* Auto-PGD from a
 random start, *strongest* the worst per image of all attacks on all models of the table in this and
-every smaller ball: it grows with eps by construction, the single attacks need not. *noise*, where
-it is printed, is uniform integers of the same size.
+every smaller ball: it grows with eps by construction, the single attacks need not. Where a table
+says so, that is where a search begins, with seven ascents a round from several starts, of 10, 20,
+40, ... steps: it has converged once two rounds in a row gain less than 0.01 bits/dim in the mean
+and 0.05 on every image; a cell with >= had not when its budget ended, or has an image beyond 32
+bits/dim, which is attacked no further. *noise*, where it is printed, is uniform integers of the
+same size.
 
 Our models are small, so that a laptop trains them, and saw a few thousand images; the paper's are
-far bigger and saw whole sets: levels differ, shapes can be compared. Within a table all models
-start from one clean base and go on for the same number of steps, and all are attacked on the same
-images with the same attacks and seeds. What else differs between them: adversarial and hybrid
-training attack for another number of steps, with another memory. {HARDENED} *clean (published)* has
-a base of its own, made by the same recipe: its couplings' and priors' scales have no bound, as
-Glow's were published, all other rows have one ([explosion.md](explosion.md)). The CIFAR-10 images
-are the first of its training set, the CelebA images its first aligned faces, in the ranges printed:
-those reported on were looked at for the first time when these recipes stood. Of the photographs,
-those reported on are held out whole, and intervals in the JSON resample squares of them.
+far bigger and saw whole sets: levels differ, shapes can be compared. Within a table clean,
+adversarial and hybrid start from one clean base and go on for the same number of steps, and all are
+attacked on the same images with the same attacks and seeds. What else differs between them:
+adversarial and hybrid training attack for another number of steps, with another memory. {HARDENED}
+{FURTHER} *clean (published)* has a base of its own, made by the same recipe: its couplings' and
+priors' scales have no bound, as Glow's were published, all other rows have one
+([explosion.md](explosion.md)). The CIFAR-10 images are the first of its training set, the CelebA
+images its first aligned faces, in the ranges printed: those reported on were looked at for the
+first time when these recipes stood. Of the photographs, those reported on are held out whole, and
+intervals in the JSON resample squares of them.
 
-Baselines: *mixture* is (p_clean + p_adversarial) / 2, attacked as a whole and by what was found
-against its parts; *clean, Student-t base* is the clean model whose latents have another density,
-its parameter chosen under 20 steps on tuning images; *with a uniform floor* is any row once
-a uniform density is mixed in at weight 0.01, which no attack whatsoever lifts above the ceiling.
+The *ladder* is the mean of the clean model, those adversarial at eps 1, 2 and 4, and the
+adversarial one ([ladder.md](ladder.md)). Baselines: *mixture* is (p_clean + p_adversarial) / 2,
+attacked as a whole and by what was found against its parts; *clean, Student-t base* is the clean
+model whose latents have another density, its parameter chosen under 20 steps on tuning images;
+*with a uniform floor* is any row once a uniform density is mixed in at weight 0.01, which no attack
+whatsoever lifts above the ceiling.
 
 Rows marked [*] are lower bounds. Hybrid training, as it stands, still hides from short attacks:
 attacks longer than those of these tables reach further, as the note below each table says. The
@@ -62,6 +69,23 @@ def hardened() -> str:
         f"Of the images of a hybrid model's batch, {loss.share:.0%} are attacked, each for "
         f"{loss.memory.visits} visits of {loss.attack_steps} steps (`training.Pool`); the paper's "
         "1:1 and ten steps anew are the defaults of `fit`."
+    )
+
+
+def further() -> str:
+    """What goes on from the clean model, and for how long, from the recipes."""
+    steps = {
+        title: RECIPES[f"glow-{name}-eps1"].num_steps
+        for name, title in (
+            ("cifar10", "CIFAR-10"),
+            ("celeba", "CelebA"),
+            ("photos", "photographs"),
+        )
+    }
+    told = ", ".join(f"{number:,} on {title}" for title, number in steps.items())
+    return (
+        f"*{FRESH_HYBRID}*, the paper's own recipe, and the models adversarial at eps "
+        f"{', '.join(map(str, RUNGS))} go on from the clean one for some steps more ({told})."
     )
 
 
@@ -182,21 +206,51 @@ def floored(run: dict, longer: dict) -> str:
     )
 
 
+def reference(run: dict) -> str:
+    """What hybrid training is held against: the ladder if there is one, else the mixture."""
+    return "ladder" if "ladder" in run else "mixture"
+
+
+def paired(run: dict, below: str) -> str:
+    """How far each model is above the ladder (or the mixture), image by image, with intervals."""
+    best = run["paired"]["reference"]
+    eps = [str(e) for e in run["settings"]["eps"]]
+    lines = []
+    for model, at in run["paired"].items():
+        if model == "reference":
+            continue
+        cells = []
+        for found in (at[e] for e in eps):
+            low, high = (f"{float(found[key]):+,.2f}" for key in ("low", "high"))
+            cells.append(f"{float(found['mean']):+,.2f} ({low} to {high})")
+        lines.append([marked(model), *cells])
+    head = [f"bits/dim above {LABELS[best]}", *(f"eps {e}" for e in eps)]
+    text = f"Image by image, with 95% intervals:\n\n{pipe_table(head, lines)}\n\n{below}"
+    if "ladder" not in run:
+        return text
+    bounds = [f"{number(run['ladder'][e]['bound'])} at eps {e}" for e in eps]
+    return (
+        f"{text}\n\nWhatever attacks the ladder, its parts bound it by {', '.join(bounds)}, as far "
+        f"as the attacks on the parts go (image by image the least of them, and "
+        f"{run['ladder']['price']:.4f})."
+    )
+
+
 def verdicts(run: dict) -> str:
     """Which wins where, under the strongest attack, by the mean."""
     found = means(run)
     eps = sorted({e for _, e in found})
-    lines = []
+    best, lines = reference(run), []
     for e in eps:
         at = {model: value for (model, other), value in found.items() if other == e}
         order = sorted(at, key=at.get)
         text = f"least at eps {e}: {LABELS[order[0]]} ({number(at[order[0]])}), then "
         text += f"{LABELS[order[1]]} ({number(at[order[1]])})"
-        lines.append(f"{text}; {LABELS['hybrid']} is {number(at['hybrid'])}, the mixture "
-                     f"{number(at['mixture'])}.")  # fmt: skip
+        lines.append(f"{text}; {LABELS['hybrid']} is {number(at['hybrid'])}, {LABELS[best]} "
+                     f"{number(at[best])}.")  # fmt: skip
     cost = found["hybrid", 0] - found["clean", 0]
-    lines.append(f"Hybrid costs clean images {cost:.2f} bits/dim; the mixture "
-                 f"{found['mixture', 0] - found['clean', 0]:.4f}.")  # fmt: skip
+    lines.append(f"Hybrid costs clean images {cost:.2f} bits/dim; {LABELS[best]} "
+                 f"{found[best, 0] - found['clean', 0]:.4f}.")  # fmt: skip
     pgd = means(run, "pgd-20")
     for model in ("clean", "adversarial", "hybrid"):
         line = [pgd[model, e] for e in eps]
@@ -226,6 +280,7 @@ def section(run: dict, longer: dict) -> str:
     parts += theirs(run["table"])
     if run.get("baselines"):
         parts += [floored(run, longer), verdicts(run)]
+        parts += [paired(run, note(longer, run["table"]))] if "paired" in run else []
     parts.append("Each attack alone:\n\n" + lines(single, ""))
     if run["warnings"]:
         warned = len(run["warnings"])
@@ -244,7 +299,8 @@ def render(results: Path = ROOT / "results") -> str:
     """The whole of docs/tables.md."""
     longer = long_attacks(results)
     sections = (section(run, longer) + "\n" for run in runs(results))
-    return "\n".join([HEAD.replace("{HARDENED}", hardened()), *sections])
+    head = HEAD.replace("{HARDENED}", hardened()).replace("{FURTHER}", further())
+    return "\n".join([head, *sections])
 
 
 BEGIN, END = "<!-- table 1 from results/table-1-laptop.json -->\n", "<!-- end of table 1 -->"
@@ -263,20 +319,50 @@ def short_table(results: Path = ROOT / "results") -> str:
     for model in (name for name in present if name in ROWS):
         cells = (number(quick[model, e]) for e in eps)
         lines.append([f"ours, 20 steps: {LABELS[model]}", *cells])
+    rising = {(r["model"], r["eps"]) for r in run["rows"] if r.get("status") == ">="}
+    searched = "found" if run["settings"].get("budget") else "strongest"
     for model in present:
-        label = LABELS[model]
-        lines.append([f"ours, strongest: {label}", *(number(found[model, e]) for e in eps)])
+        cells = (f"{'>= ' if (model, e) in rising else ''}{number(found[model, e])}" for e in eps)
+        lines.append([f"ours, {searched}: {LABELS[model]}", *cells])
     table = pipe_table(["mean bits/dim at eps", *map(str, eps)], lines)
-    behind = [str(e) for e in eps if found["mixture", e] < found["hybrid", e]]
-    after = (
-        "So hybrid training, as it stands, still hides from short attacks. *Strongest* is the "
-        f"worst per image of attacks of at most {longest(run)} steps; even under these, the "
-        "mixture of the clean and the adversarial model, for which nothing new is trained, is "
-        f"ahead of the hybrid at eps {', '.join(behind)}."
-    )
-    notes = [note(longer, run["table"]), after, hardened(), counted(run)]
+    notes = [note(longer, run["table"]), *told(run, found, eps), hardened(), counted(run)]
     text = "\n\n".join(textwrap.fill(part, 100, break_on_hyphens=False) for part in notes)
     return f"\n{table}\n\n{text}\n\n"
+
+
+def told(run: dict, found: dict[tuple[str, int], float], eps: list[int]) -> list[str]:
+    """What to think of the table: who hides, what the ladder does about it."""
+    best = reference(run)
+    behind = [str(e) for e in eps if found[best, e] < found["hybrid", e]]
+    name = LABELS[best][0].upper() + LABELS[best][1:]
+    texts = [
+        "So hybrid training, as it stands, still hides from short attacks; the adversarial model "
+        f"does not. {name}, attacked as hard as the others, is ahead of the hybrid at eps "
+        f"{', '.join(behind)}."
+    ]
+    if best == "ladder":
+        single = [m for m, e in found if e == 0 and m not in ("ladder", "mixture")]
+        gap = max(found["ladder", e] - min(found[m, e] for m in single) for e in eps)
+        texts.append(
+            "*The ladder* is the mean of five densities, the clean model and four trained "
+            f"adversarially at eps {', '.join(map(str, RUNGS))} and 8. It is never more than "
+            f"{gap:.2f} bits/dim above the best single model, costs clean images "
+            f"{found['ladder', 0] - found['clean', 0]:.4f}, and whatever the attack it is at most "
+            f"{run['ladder']['price']:.4f} above its best part. Its price: five networks "
+            "([ladder][docs/ladder.md])."
+        )
+    if budget := run["settings"].get("budget"):
+        texts.append(
+            "*Found* is the worst per image of all attacks on all models, and of a search from "
+            "several starts whose ascents double until twice the steps find no more; >= stands "
+            f"where it was still finding more after {budget['max_steps']} steps, or had driven an "
+            f"image beyond {budget['enough']:g} bits/dim and left it there."
+        )
+    else:
+        texts.append(
+            f"*Strongest* is the worst per image of attacks of at most {longest(run)} steps."
+        )
+    return texts
 
 
 def longest(run: dict) -> int:

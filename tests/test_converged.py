@@ -58,9 +58,12 @@ def test_a_ladder_is_bounded_image_by_image(page):
     ]
     rows.append({"model": "glow-photos-ladder", "values": [1.0, 3.0], "mean": 2.0})
     (line,) = page.bounds({"rows": rows})
-    assert "attacked as a whole 2.00; its parts bound it by 2.00" in line and "= 0.0008" in line
-    assert "The best part is the one of eps 0, 5.00." in line
-    assert page.bounds({"rows": rows[1:]}) == []  # a part is missing: no bound
+    first, *_, last = parts
+    assert "attacked as a whole 2.00;" in line and "bounds it by 2.00 (" in line
+    assert "= 0.0008" in line and f"`{first}`" in line and f"`{last}`" in line
+    (line,) = page.bounds({"rows": rows[4:]})  # the last part alone bounds it as well
+    assert f"; `{last}` bounds it by 9.00 (" in line and first not in line
+    assert page.bounds({"rows": rows[5:]}) == page.bounds({"rows": rows[:5]}) == []
 
 
 def test_the_script_goes_on_where_it_stopped(script, monkeypatch, tmp_path, capsys):
