@@ -45,6 +45,9 @@ test: $(STAMP)  ## install if needed, then run unit tests, doctests and every no
 notebooks: $(STAMP)  ## install if needed, then run the .py twins and write the .ipynb with their outputs
 	$(PY) notebooks/build.py $(NB)
 
+student: $(STAMP)  ## install if needed, then write student/*.ipynb: the notebooks without outputs and solutions
+	$(PY) notebooks/build.py --student $(NB)
+
 lint: $(STAMP)  ## install if needed, then check style, format and the types a user sees
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
@@ -72,4 +75,4 @@ $(PY):
 	@$(PYTHON) -c '$(TOO_OLD)'
 	$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
 
-.PHONY: help lab test notebooks lint format clean install
+.PHONY: help lab test notebooks student lint format clean install

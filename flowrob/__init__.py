@@ -21,6 +21,7 @@ public names, ``from flowrob.linear import GaussianFlow``; inside, a file is a s
     units        grey levels and x, nats and bits/dim       data     images in
     zoo          weights that ship, with their recipes      paper    the numbers that it prints
     plots        arrays and an ax in, the ax out            widgets  sliders over plots
+    lessons      what a notebook asks and promises: predictions, checks, exercises
     records      what long runs leave in JSON               distributed  several processes as one
 
 Units: images are uint8, ``x = (u8 + u) / 256`` lies in [0, 1); the paper's epsilon counts grey
@@ -45,6 +46,7 @@ _MODULES = (
     "distributed",
     "evaluation",
     "flows",
+    "lessons",
     "linear",
     "paper",
     "plots",
@@ -55,7 +57,7 @@ _MODULES = (
     "zoo",
 )
 
-__all__ = [*_MODULES, "device"]
+__all__ = [*_MODULES, "device", "scale"]
 
 
 def device() -> torch.device:
@@ -82,6 +84,22 @@ def device() -> torch.device:
             f"FLOWROB_DEVICE={name!r} is not usable here ({error}); unset it or use 'cpu'"
         ) from error
     return torch.device(name)
+
+
+def scale(device: torch.device | str) -> dict[str, int]:
+    """How much the deep notebooks do on this device: crops and attack steps; and say so.
+
+    >>> scale("cpu")
+    On a CPU: 32 crops, 20 steps an attack. With a GPU: 1,000 crops, 200 steps.
+    {'crops': 32, 'steps': 20}
+    """
+    laptop, gpu = {"crops": 32, "steps": 20}, {"crops": 1000, "steps": 200}
+    told = ("{crops:,} crops, {steps} steps".format(**size) for size in (laptop, gpu))
+    if str(device).startswith("cpu"):
+        print("On a CPU: {} an attack. With a GPU: {}.".format(*told))
+        return laptop
+    print("On a GPU: {1} an attack, not {0} as on a CPU: other numbers are printed.".format(*told))
+    return gpu
 
 
 def __getattr__(name: str):

@@ -2,11 +2,13 @@
 
 Colours carry meaning and are the same in every notebook: ``DATA`` is clean data, ``ATTACK`` is
 what an attack does to it, ``NOISE`` is the random baseline of the same size, ``THEORY`` is a
-closed form or a bound.
+closed form or a bound. ``DASH`` and ``MARK`` give each colour its own dash and marker, so that
+lines stay apart without colour.
 """
 
 from __future__ import annotations
 
+import io
 import itertools
 
 import matplotlib.pyplot as plt
@@ -15,8 +17,12 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-DATA, ATTACK, NOISE, THEORY = "#2b6cb0", "#c0392b", "#7f8c8d", "#1a1a1a"
-HYBRID, RAISE = "#2f855a", "#b7791f"
+# Chosen to stay apart under deuteranopia and protanopia, too.
+DATA, ATTACK, NOISE, THEORY = "#2b6cb0", "#b5271a", "#66707a", "#1a1a1a"
+HYBRID, RAISE = "#2bb58f", "#d69e2e"
+MARK = {DATA: "v", ATTACK: "o", NOISE: "s", THEORY: "D", HYBRID: "P", RAISE: "^"}
+DASH = {DATA: (0, (6, 1.5)), ATTACK: "-", NOISE: (0, (1, 1)), THEORY: "-",
+        HYBRID: (0, (4, 1, 1, 1)), RAISE: (0, (2.5, 1))}  # fmt: skip
 
 
 def use_style() -> None:
@@ -38,6 +44,45 @@ def use_style() -> None:
             "image.interpolation": "nearest",
         }
     )
+
+
+def show(figure, alt: str) -> None:
+    """Display a figure once, with a text for those who do not see it.
+
+    The picture carries ``alt`` as its ``image/png`` metadata, which nbconvert and others write into
+    the page, and as its plain text. In a live notebook it is also an ``<img alt>``: JupyterLab
+    takes alt texts from HTML alone. The build takes that copy out again, since hosts drop it.
+    """
+    import base64
+    import html
+
+    from IPython.display import display
+
+    if len(alt.split()) < 5:
+        raise ValueError(f"alt={alt!r}: say in a sentence what the picture shows")
+    png = io.BytesIO()
+    figure.savefig(png, format="png")
+    plt.close(figure)
+    text = base64.b64encode(png.getvalue()).decode()
+    tag = f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{text}">'
+    bundle = {"image/png": text, "text/plain": alt, "text/html": tag}
+    display(bundle, raw=True, metadata={"image/png": {"alt": alt}})
+
+
+def label_ends(ax: Axes, gap: float = 0.075) -> Axes:
+    """Every labelled line's label at its right end, in its colour, instead of a legend."""
+    lines = [line for line in ax.get_lines() if not line.get_label().startswith("_")]
+    ends, _ = [], (ax.get_xlim(), ax.get_ylim())  # asked for, the limits are up to date
+    for line in lines:
+        points = np.column_stack(line.get_data())
+        place = ax.transData.transform(points[np.isfinite(points).all(axis=1)][-1])
+        ends.append(min(max(ax.transAxes.inverted().transform(place)[1], 0.02), 0.98))
+    low = -1.0
+    for k in np.argsort(ends):
+        low = max(ends[k], low + gap)
+        color = lines[k].get_color()
+        ax.text(1.02, low, lines[k].get_label(), color=color, transform=ax.transAxes, va="center")
+    return ax
 
 
 def _numpy(x) -> np.ndarray:
@@ -96,8 +141,11 @@ def perturbations(ax: Axes, x, radius: float, steps) -> Axes:
     ax.plot(*circle.T, color=NOISE, lw=1.2, zorder=1.5)
     arrow = {"angles": "xy", "scale_units": "xy", "scale": 1, "width": 0.011, "zorder": 4}
     for label, delta, color in steps:
+        tip = x + (1 + 0.3 / max(np.linalg.norm(_numpy(delta)), 1e-9)) * _numpy(delta)
         ax.quiver(*x, *_numpy(delta), color=color, **arrow)
-        ax.plot([], [], color=color, lw=4, label=label)
+        side = {"ha": "left" if tip[0] >= x[0] else "right", "va": "center", "zorder": 6}
+        white = {"fc": "white", "ec": "none", "alpha": 0.7, "pad": 0.5}
+        ax.text(*tip, label, color=color, fontsize=10, bbox=white if label else None, **side)
     ax.plot(*x, "o", color=DATA, ms=7, mec="white", zorder=5)
     return ax
 
@@ -107,7 +155,7 @@ def plane(ax: Axes, mean, covariance, x, radius: float, steps, half_width: float
     level_sets(ax, mean, covariance)
     perturbations(ax, x, radius, steps)
     ax.set(xlim=(-half_width, half_width), ylim=(-0.85 * half_width, 0.85 * half_width))
-    return legend_above(ax)
+    return ax
 
 
 def legend_above(ax: Axes) -> Axes:
@@ -122,10 +170,10 @@ def legend_above(ax: Axes) -> Axes:
 def drop_by_angle(ax: Axes, degrees, drop, marks=()) -> Axes:
     """The drop (nats) along the ball's boundary, and marks (label, delta, drop, colour) on it."""
     ax.plot(_numpy(degrees), _numpy(drop), color=THEORY, lw=1.6, zorder=2)
-    dot = {"ms": 9, "mec": "white", "zorder": 3, "clip_on": False}
+    dot = {"ms": 9, "mec": "white", "zorder": 3, "clip_on": False, "ls": ""}
     for label, delta, value, color in marks:
         angle = np.degrees(np.arctan2(*_numpy(delta)[::-1])) % 360
-        ax.plot(angle, float(value), "o", color=color, label=label, **dot)
+        ax.plot(angle, float(value), MARK.get(color, "o"), color=color, label=label, **dot)
     ax.axhline(0.0, color=NOISE, lw=0.8)
     ax.set(xlabel="direction of $\\delta$ (degrees)", ylabel="drop (nats)", xlim=(0, 360))
     ax.set_xticks(range(0, 361, 90))
@@ -139,7 +187,7 @@ def secular(ax: Axes, eta, length, radius: float, poles, roots, colors) -> Axes:
         ax.axvline(pole, color=NOISE, lw=1.0, ls=":")
     ax.axhline(radius, color=DATA, lw=1.4)
     for root, color in zip(_numpy(roots), colors, strict=True):
-        ax.plot(root, radius, "o", color=color, ms=9, mec="white", zorder=5)
+        ax.plot(root, radius, MARK.get(color, "o"), color=color, ms=9, mec="white", zorder=5)
     ax.set(xlabel="multiplier $\\eta$", ylabel="$|\\delta(\\eta)|$", ylim=(0, 4 * radius))
     return ax
 
@@ -147,7 +195,7 @@ def secular(ax: Axes, eta, length, radius: float, poles, roots, colors) -> Axes:
 def curves(ax: Axes, x, lines, *, xlabel: str, ylabel: str, log: str = "") -> Axes:
     """Lines (label, y, colour) over one x; ``log`` names the logarithmic axes, as in "xy"."""
     for label, y, color in lines:
-        ax.plot(_numpy(x), _numpy(y), color=color, label=label)
+        ax.plot(_numpy(x), _numpy(y), color=color, ls=DASH.get(color, "-"), label=label)
     ax.set(xlabel=xlabel, ylabel=ylabel)
     if "x" in log:
         ax.set_xscale("log")
@@ -183,6 +231,21 @@ def gaps(ax: Axes, groups: dict, floor: float = 1e-15) -> Axes:
         ax.plot(gap[:, 1:], color=color, lw=0.8, alpha=0.4)
     ax.set(xlabel="step", ylabel="missing (nats)", yscale="log")
     return legend_above(ax)
+
+
+def thermometer(ax: Axes, value: float, landmarks: dict[str, float], top: float = 1e5) -> Axes:
+    """NLL (bits/dim) as the height of a column, logarithmic, beside named landmarks."""
+    ax.bar(0, np.clip(value, 2, top) - 2, 0.5, bottom=2, color=ATTACK if value > 8 else DATA)
+    ax.bar(0, top - 2, 0.5, bottom=2, facecolor="none", edgecolor=THEORY, lw=1.2)
+    for text, height in landmarks.items():
+        ax.plot([-0.25, 0.4], [height] * 2, color=THEORY, lw=1.2)
+        ax.text(0.45, height, f"{height:g} {text}", va="center", fontsize=9)
+    ax.set(yscale="log", ylim=(2, top), xlim=(-0.3, 3.2), xticks=[], ylabel="bits/dim")
+    ax.yaxis.set_major_formatter("{x:,g}")
+    ax.yaxis.set_minor_formatter(NullFormatter())
+    ax.grid(visible=False)
+    ax.spines["bottom"].set_visible(False)
+    return ax
 
 
 # One perturbation for all points (section 3.3) ---
@@ -226,7 +289,7 @@ def before_after(ax: Axes, groups: dict, colors=(DATA, NOISE, ATTACK), log: bool
     for row, ((_, values), color) in enumerate(zip(groups.items(), colors, strict=False)):
         values = _numpy(values)
         height = row + np.linspace(-0.22, 0.22, len(values))
-        ax.plot(values, height, "o", color=color, ms=4, alpha=0.5, mew=0)
+        ax.plot(values, height, MARK.get(color, "o"), color=color, ms=4, alpha=0.5, mew=0)
         ax.plot([np.median(values)] * 2, [row - 0.38, row + 0.38], color=color, lw=3)
     ax.set_yticks(range(len(groups)), list(groups))
     ax.invert_yaxis()
@@ -345,12 +408,14 @@ def rounds_needed(ax: Axes, x, lines, *, xlabel: str) -> Axes:
 
 
 def strips(ax: Axes, x, density, edges) -> Axes:
-    """A density on the line, cut at ``edges`` (ascending) into strips of alternating shade."""
+    """A density on the line, cut at ``edges`` (ascending) into numbered strips, dark to light."""
     x, density, edges = _numpy(x), _numpy(density), _numpy(edges)
+    shades = plt.get_cmap("cividis")(np.linspace(0.05, 0.95, len(edges) - 1))
     for k, (left, right) in enumerate(itertools.pairwise(edges)):
         inside = np.concatenate([[left], x[(x > left) & (x < right)], [right]])
         height = np.interp(inside, x, density)
-        ax.fill_between(inside, height, color="#90cdf4" if k % 2 else DATA, lw=0)
+        ax.fill_between(inside, height, color=shades[k], lw=0)
+        ax.text(np.average(inside, weights=height), -0.012, k, ha="center", va="top", fontsize=8)
     ax.plot(x, density, color=THEORY, lw=1.4)
     return ax
 

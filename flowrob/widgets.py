@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
-from flowrob import plots
+from flowrob import lessons, plots
 from flowrob.linear import (
     PROCEDURES,
     GaussianFlow,
@@ -165,3 +166,58 @@ def _draw_trade_off(figure: Figure, eps: float, rounds: int, procedure: str) -> 
         f"<b>{natural_drop(v, n):.2f}</b> nats, sensitivity "
         f"<b>{sensitivity(v, eps, 1.0, n):.2f}</b> nats; hybrid: variance <b>{hybrid:.2f}</b>"
     )
+
+
+ATTACK_EPS = (0, 1, 2, 4, 8)
+
+
+def attack_explorer(grid: dict) -> Explorer:
+    """Attack a flow: every photograph at every eps, already attacked; the sliders only choose.
+
+    Args:
+        grid: (model, change, eps) -> (images, their bits/dim), for all of ``ATTACK_EPS``; eps 0
+            holds the photographs themselves.
+    """
+    models, changes = (list(dict.fromkeys(key[k] for key in grid)) for k in (0, 1))
+    count = len(next(iter(grid.values()))[0])
+    photographs = [(str(k + 1), k) for k in range(count)]
+    return Explorer(
+        lambda figure, **chosen: draw_attack(figure, grid, **chosen),
+        {
+            "photograph": widgets.ToggleButtons(options=photographs, description="photograph"),
+            "eps": widgets.SelectionSlider(
+                options=ATTACK_EPS, value=1, description="eps (grey levels)"
+            ),
+            "change": widgets.ToggleButtons(options=changes, description="the change is"),
+            "model": widgets.ToggleButtons(options=models, description="the model is"),
+        },
+        figsize=(11.0, 4.2),
+    )
+
+
+def draw_attack(
+    figure: Figure, grid: dict, photograph: int, eps: int, change: str, model: str
+) -> str:
+    """Draw one setting of :func:`attack_explorer`; the caption says how much less probable."""
+    clean, before = grid[model, change, 0]
+    moved, after = grid[model, change, eps]
+    x, result = clean[photograph], moved[photograph]
+    old, new = before[photograph].item(), after[photograph].item()
+    places = figure.subplot_mosaic(
+        [["x", "delta", "result", "column"], ["strip"] * 3 + ["column"]],
+        width_ratios=(1, 1, 1, 1.1), height_ratios=(2.6, 1),
+    )  # fmt: skip
+    plots.image(places["x"], x, "photograph")
+    plots.image(
+        places["delta"], plots.signed(result - x, max(eps, 1) / 256), "the change, amplified"
+    )
+    plots.image(places["result"], result, f"photograph + {eps}/256")
+    plots.image_grid(places["strip"], clean, len(clean), pad=3)
+    size = clean.shape[-1] + 3
+    frame, left = {"fill": False, "ec": plots.ATTACK, "lw": 3}, photograph * size + 0.5
+    places["strip"].add_patch(Rectangle((left, 0.5), size - 5, size - 5, **frame))
+    landmarks = {"this photograph": round(old, 1), "knowing nothing": 8}
+    plots.thermometer(places["column"], new, landmarks)
+    places["column"].set_title(f"{lessons.rounded(new)} bits/dim", loc="left", fontweight="bold")
+    odds = lessons.times_less_probable(new - old, x.numel())
+    return f"{model} Glow, {change} change of at most {eps}/256: <b>{odds}</b>"

@@ -2,6 +2,7 @@
 
     make notebooks            all of them
     make notebooks NB=01      one (or several: NB="01 05")
+    make student              student/NN_name.ipynb: no outputs, no solutions, nothing is run
 
 The twin is the source, the .ipynb is what the reader opens: same cells, plus outputs. A cell that
 fails, or writes to stderr anything but a progress bar, stops the build and leaves the old .ipynb
@@ -90,8 +91,11 @@ def clean(notebook: NotebookNode) -> None:
                     raise BuildError(f"a warning, to be cured and not kept, {where}{rest}")
                 continue
             data = output.get("data", {})
-            if data.pop(WIDGET_VIEW, None) and "widget" not in cell.metadata.get("tags", []):
-                raise BuildError(f'a widget without the tag "widget" {where}')
+            tags = cell.metadata.get("tags", [])
+            if data.pop(WIDGET_VIEW, None) and not {"widget", "predict"} & {*tags}:
+                raise BuildError(f'a widget without the tag "widget" or "predict" {where}')
+            if output.get("metadata", {}).get("image/png", {}).get("alt"):
+                data.pop("text/html", None)  # the same picture once more, for a live notebook
             if address := re.search(
                 r"\bat 0x[0-9a-f]+", data.get("text/plain", output.get("text", ""))
             ):
@@ -106,6 +110,19 @@ def without_progress_bars(text: str) -> str:
     lines = re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text))
     bar = re.compile(r"\d+%\||\d+\s?\w*\s?\[\d\d:\d\d")
     return "\n".join(line for line in lines if line.strip() and not bar.search(line))
+
+
+def student(twin: Path, folder: Path) -> Path:
+    """Write one notebook without outputs and without solutions, to be filled in."""
+    notebook = read_twin(twin)
+    kept = [cell for cell in notebook.cells if "solution" not in cell.metadata.get("tags", [])]
+    notebook.cells = kept
+    nbformat.validate(notebook)
+    target = folder / f"{twin.stem}.ipynb"
+    folder.mkdir(exist_ok=True)
+    text = nbformat.writes(notebook) + "\n"
+    write_whole(target, lambda partial: partial.write_text(text, encoding="utf-8"))
+    return target
 
 
 def build(twin: Path) -> Path:
@@ -130,7 +147,13 @@ def main() -> int:
     """Build the notebooks whose names start with the given prefixes (all, if none is given)."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("prefix", nargs="*", help="start of a notebook's name, for example 01")
-    prefixes = parser.parse_args().prefix or [""]
+    parser.add_argument(
+        "--student",
+        action="store_true",
+        help="write student/*.ipynb instead: no outputs",
+    )
+    options = parser.parse_args()
+    prefixes = options.prefix or [""]
     twins = sorted(HERE.glob("[0-9][0-9]_*.py"))
     for prefix in prefixes:
         if not any(twin.name.startswith(prefix) for twin in twins):
@@ -138,7 +161,9 @@ def main() -> int:
                 f"no notebook starts with {prefix!r}; there are: {[t.stem for t in twins]}"
             )
     for twin in twins:
-        if twin.name.startswith(tuple(prefixes)):
+        if twin.name.startswith(tuple(prefixes)) and options.student:
+            print(student(twin, HERE.parent / "student").name)
+        elif twin.name.startswith(tuple(prefixes)):
             print(f"{twin.stem} ...", flush=True)
             try:
                 build(twin)

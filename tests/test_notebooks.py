@@ -33,6 +33,7 @@ TWINS = sorted(FOLDER.glob("[0-9][0-9]_*.py"))
 FEWEST_CELLS = {
     "00_start_here": 10
 }  # the two-minute opening: short, no exercises, no closing table
+NOT_YET = ("05_", "06_", "07_")  # without alt texts and sentences for their checks, so far
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
 FORBIDDEN = {
@@ -59,6 +60,18 @@ def label(nb: NotebookNode, cell: NotebookNode) -> str:
 
 def code(nb: NotebookNode) -> list[NotebookNode]:
     return [cell for cell in nb.cells if cell.cell_type == "code"]
+
+
+def code_lines(cell: NotebookNode) -> int:
+    """Lines of code: not blank, no comment, no question to the reader and no alt text."""
+    tree = ast.parse(TransformerManager().transform_cell(cell.source))
+    words = set()
+    for node in tree.body:
+        source = ast.unparse(node)
+        if re.match(r"(lessons\.)?predict\(|alt = |plots\.show\(", source):
+            words |= {*range(node.lineno, node.end_lineno + 1)}
+    lines = enumerate(cell.source.splitlines(), start=1)
+    return sum(bool(re.match(r"\s*[^\s#]", line)) and k not in words for k, line in lines)
 
 
 def prose(nb: NotebookNode) -> str:
@@ -129,7 +142,7 @@ def is_short(nb: NotebookNode, name: str) -> Iterator[str]:
         yield f"{len(nb.cells)} cells, not {fewest} to 45"
     if (words := len(prose(nb).split())) > 2500:
         yield f"{words} words of prose, more than 2,500"
-    lines = {label(nb, cell): len(cell.source.splitlines()) for cell in code(nb)}
+    lines = {label(nb, cell): code_lines(cell) for cell in code(nb)}
     if statistics.median(lines.values()) > 8:
         yield f"the median code cell has {statistics.median(lines.values())} lines, more than 8"
     for where, count in lines.items():
@@ -215,6 +228,45 @@ def hides_solutions(nb: NotebookNode, name: str) -> Iterator[str]:
             yield f"{label(nb, cell)}: solutions are collapsed, and nothing else is"
 
 
+def pictures_have_alt_text(nb: NotebookNode, name: str) -> Iterator[str]:
+    """What :func:`flowrob.plots.show` stores: the same sentence as metadata and as plain text."""
+    if name.startswith(NOT_YET):
+        return
+    for cell in nb.cells:
+        for output in cell.get("outputs", []):
+            if "image/png" in output.get("data", {}):
+                alt = output.metadata.get("image/png", {}).get("alt", "")
+                if len(alt.split()) < 5 or output.data.get("text/plain") != alt:
+                    yield f"{label(nb, cell)} stores a picture without alt text: use plots.show"
+
+
+def says_more_than_true(nb: NotebookNode, name: str) -> Iterator[str]:
+    """A bare True or False tells a reader nothing: a sentence with its number does."""
+    if name.startswith(NOT_YET):
+        return
+    bare = [cell for cell in code(nb) for _ in re.findall(r"\b(True|False)\b", printed(cell))]
+    if len(bare) > 1:
+        yield f"{len(bare)} times True or False, first in {label(nb, bare[0])}: use lessons.check"
+    for cell in code(nb):
+        if (lines := code_lines(cell)) > 20:
+            yield f"{label(nb, cell)} has {lines} lines, more than 20"
+
+
+def tells_how_it_was(nb: NotebookNode, name: str) -> Iterator[str]:
+    """Each prediction has its outcome further down, and is asked at the end of a cell."""
+    source = "\n".join(cell.source for cell in code(nb))
+    asked, told = (re.findall(rf"\b{f}\(\s*\"([^\"]+)\"", source) for f in ("predict", "outcome"))
+    if sorted(asked) != sorted(told):
+        yield f"predictions {sorted(asked)}, outcomes {sorted(told)}"
+    if asked and "calibration()" not in source:
+        yield "predictions, and no calibration() at the end"
+    for cell in code(nb):
+        last = ast.parse(TransformerManager().transform_cell(cell.source)).body[-1:]
+        asks = bool(last) and bool(re.match(r"(lessons\.)?predict\(", ast.unparse(last[0])))
+        if ("predict" in tags(cell)) != asks:
+            yield f"{label(nb, cell)}: the tag predict belongs to a cell that ends in predict(...)"
+
+
 RULES: list[Callable[[NotebookNode, str], Iterator[str]]] = [
     was_run_in_order,
     has_no_errors,
@@ -230,6 +282,9 @@ RULES: list[Callable[[NotebookNode, str], Iterator[str]]] = [
     opens_with_its_plan,
     closes_with_table_and_exercises,
     hides_solutions,
+    pictures_have_alt_text,
+    says_more_than_true,
+    tells_how_it_was,
 ]
 
 
@@ -266,8 +321,10 @@ def png(blank: bool = False) -> str:
 
 
 def figure(picture: str | None = None) -> NotebookNode:
-    data = {"image/png": picture or png(), "text/plain": "<Figure size 400x300 with 1 Axes>"}
-    return new_code_cell("_ = ax.plot(x)", outputs=[new_output("display_data", data)])
+    alt = "A line that rises from left to right."
+    data = {"image/png": picture or png(), "text/plain": alt}
+    shown = new_output("display_data", data, metadata={"image/png": {"alt": alt}})
+    return new_code_cell("_ = ax.plot(x)", outputs=[shown])
 
 
 def sound_notebook() -> NotebookNode:
@@ -356,6 +413,13 @@ DAMAGE = [  # (rule, what is done to the sound notebook); cell 1 imports, cell 2
     (closes_with_table_and_exercises, set_source(16, "no such heading")),
     (closes_with_table_and_exercises, set_source(-1, "no such heading")),
     (closes_with_table_and_exercises, lambda nb: nb.cells[18].metadata.update(tags=[])),
+    (pictures_have_alt_text, lambda nb: nb.cells[2].outputs[0].update(metadata={})),
+    (pictures_have_alt_text, lambda nb: nb.cells[2].outputs[0].data.update({"text/plain": "A"})),
+    (says_more_than_true, set_outputs(1, stream("it grows: True, it falls: False"))),
+    (says_more_than_true, set_source(2, "x = 1\n" * 21)),
+    (tells_how_it_was, set_source(2, 'predict("a", "How many?", options=[1, 2])')),
+    (tells_how_it_was, set_source(2, 'outcome("a", 1)\ncalibration()')),
+    (tells_how_it_was, lambda nb: nb.cells[2].metadata.update(tags=["predict"])),
     (hides_solutions, lambda nb: nb.cells[18].metadata.pop("jupyter")),
     (hides_solutions, lambda nb: nb.cells[2].metadata.update(jupyter={"source_hidden": True})),
 ]

@@ -66,7 +66,8 @@ def test_plane_sets_its_window_and_labels_every_step(ax):
     steps = [("worst", torch.ones(2), plots.ATTACK), ("", -torch.ones(2), plots.ATTACK)]
     plots.plane(ax, MEAN, COVARIANCE, MEAN, 1.0, steps, half_width=4.0)
     assert (ax.get_xlim(), ax.get_ylim()) == ((-4.0, 4.0), (-3.4, 3.4))
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["worst"]
+    labels = [(text.get_text(), text.get_color()) for text in ax.texts]
+    assert labels == [("worst", plots.ATTACK), ("", plots.ATTACK)]
 
 
 def test_drop_by_angle_marks_a_step_at_its_direction(ax):
@@ -190,6 +191,7 @@ def test_strips_follow_the_density_between_their_edges(ax):
     np.testing.assert_allclose([(b.y0, b.y1) for b in boxes], [(0.0, 2.0), (0.0, 6.1)])
     shades = {tuple(c.get_facecolor()[0]) for c in ax.collections}
     assert len(shades) == 2
+    assert [text.get_text() for text in ax.texts] == ["0", "1"]
     np.testing.assert_allclose(ax.lines[0].get_xydata(), np.stack([x, 2.0 * x], axis=1))
 
 
@@ -215,3 +217,46 @@ def test_a_field_draws_every_step_at_its_true_length(ax):
     np.testing.assert_array_equal(quiver.XY, points)
     np.testing.assert_array_equal(np.stack([quiver.U, quiver.V], axis=1), steps)
     assert (quiver.angles, quiver.scale, quiver.scale_units) == ("xy", 1, "xy")
+
+
+def test_a_figure_is_shown_once_with_its_alt_text(monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda *a, **k: shown.append((a, k)))
+    figure, ax = plt.subplots(figsize=(2, 1), dpi=50)
+    ax.plot([0, 1])
+    alt = 'A line that rises, "steeply", to <1>.'
+    plots.show(figure, alt)
+    ((bundle,), options), *others = shown
+    assert not others and not plt.fignum_exists(figure.number)
+    assert options == {"raw": True, "metadata": {"image/png": {"alt": alt}}}
+    assert bundle["text/plain"] == alt
+    assert bundle["text/html"].startswith(
+        '<img alt="A line that rises, &quot;steeply&quot;, to &lt;1'
+    )
+    assert bundle["image/png"] in bundle["text/html"]
+    with pytest.raises(ValueError, match="say in a sentence"):
+        plots.show(figure, "a figure")
+
+
+def test_labels_stand_at_the_ends_of_their_lines_and_keep_apart(ax):
+    ax.plot([0, 1], [0, 1.0], label="up")
+    ax.plot([0, 1], [0, 0.98], label="nearly")
+    ax.plot([0, 1, 2], [1, 0, np.nan], label="down")
+    ax.plot([0, 1], [0.5, 0.5])
+    plots.label_ends(ax, gap=0.1)
+    height = {text.get_text(): text.get_position()[1] for text in ax.texts}
+    assert set(height) == {"up", "nearly", "down"}
+    assert height["up"] - height["nearly"] >= 0.1 - 1e-9 and height["down"] < 0.1
+
+
+def test_every_colour_has_its_own_dash_or_marker():
+    colours = {plots.DATA, plots.ATTACK, plots.NOISE, plots.THEORY, plots.HYBRID, plots.RAISE}
+    assert {*plots.MARK} == {*plots.DASH} == colours
+    assert len({*plots.MARK.values()}) == len(colours)
+
+
+def test_a_thermometer_stands_at_its_value(ax):
+    plots.thermometer(ax, 100.0, {"knowing nothing": 8})
+    column = ax.patches[0]
+    assert column.get_y() + column.get_height() == pytest.approx(100)
+    assert ax.texts[0].get_text() == "8 knowing nothing"

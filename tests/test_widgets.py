@@ -14,7 +14,13 @@ import torch
 
 from flowrob import plots
 from flowrob.linear import GaussianFlow, best_case, worst_case
-from flowrob.widgets import Explorer, trade_off_explorer, worst_case_explorer
+from flowrob.widgets import (
+    ATTACK_EPS,
+    Explorer,
+    attack_explorer,
+    trade_off_explorer,
+    worst_case_explorer,
+)
 
 
 def shown(explorer: Explorer) -> list[str]:
@@ -159,3 +165,21 @@ def test_the_trade_off_explorer_draws_at_the_ends_of_its_sliders(eps: float, rou
     assert not any(slider.continuous_update for slider in explorer.sliders.values())
     assert np.ptp(picture(explorer)[..., :3]) > 0.5
     assert (float(shown(explorer)[0]) == 1.0) == (rounds == 0)
+
+
+def test_the_attack_explorer_shows_what_was_computed_before():
+    photographs = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    grid = {
+        (model, change, eps): (photographs, torch.full((3,), 4.0 + factor * eps))
+        for model, factor in (("clean", 1.0), ("robust", 0.1))
+        for change in ("chosen", "random")
+        for eps in ATTACK_EPS
+    }
+    explorer = attack_explorer(grid)
+    assert shown(explorer) == ["10^58 times less probable"]  # 1 bit/dim in 192 dimensions
+    before = explorer.image.value
+    for name, value in (("eps", 8), ("model", "robust"), ("photograph", 2), ("change", "random")):
+        explorer.sliders[name].value = value
+        assert explorer.image.value != before or name == "change"
+        before = explorer.image.value
+    assert shown(explorer) == ["10^46 times less probable"]
