@@ -5,6 +5,8 @@ Each sample has a seed of its own, so that its random starts do not depend on ho
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import torch
 from torch import Tensor
 
@@ -48,8 +50,26 @@ def check_start(x: Tensor, box: Box) -> Tensor:
 def check_counts(**counts: int | None) -> None:
     """Raise a ValueError unless every number given is a positive integer."""
     for name, number in counts.items():
-        if number is not None and (not isinstance(number, int) or number < 1):
+        if number is not None and (not _is_integer(number) or number < 1):
             raise ValueError(f"{name} must be a positive integer, got {number!r}")
+
+
+def check_integers(least: int, **numbers: int) -> None:
+    """Raise unless every number given is an integer and at least ``least``.
+
+    Raises:
+        TypeError: no integer.
+        ValueError: a smaller one.
+    """
+    for name, number in numbers.items():
+        if not _is_integer(number):
+            raise TypeError(f"{name} must be an integer, got {number!r}")
+        if number < least:
+            raise ValueError(f"{name} must be at least {least}, got {number}")
+
+
+def _is_integer(number: object) -> bool:
+    return isinstance(number, Integral) and not isinstance(number, bool)
 
 
 def sample_seeds(num: int, restarts: int, generator: torch.Generator | None) -> Tensor:
