@@ -71,6 +71,19 @@ class Flow(nn.Module):
             )
         return x
 
+    def _map(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(z, log_det) of x, and a word about precisions that do not go together."""
+        try:
+            return self.bijection(self._check(x))
+        except RuntimeError as error:
+            own = {weight.dtype for weight in self.parameters()}
+            if own <= {x.dtype}:
+                raise
+            raise TypeError(
+                f"x is {x.dtype}, the flow has {', '.join(map(str, own))}: pass both in one "
+                f"precision, such as flow.to({x.dtype}) ({error})"
+            ) from error
+
     def initialize(self, x: Tensor) -> None:
         """Data-dependent initialisation (ActNorm) on one clean batch ``x``; call it once.
 
@@ -99,7 +112,7 @@ class Flow(nn.Module):
             TypeError: x is not a floating-point tensor.
             ValueError: x has another shape than (batch, *event_shape).
         """
-        z, log_det = self.bijection(self._check(x))
+        z, log_det = self._map(x)
         return standard_normal_log_prob(z) + log_det
 
     def bits_per_dim(self, x: Tensor) -> Tensor:
@@ -119,7 +132,7 @@ class Flow(nn.Module):
 
     def encode(self, x: Tensor) -> Tensor:
         """z = f(x), all latents, none dropped: ``decode(encode(x)) == x``."""
-        return self.bijection(self._check(x))[0]
+        return self._map(x)[0]
 
     def decode(self, z: Tensor) -> Tensor:
         """x = f^-1(z), the input whose latents are z.

@@ -191,7 +191,7 @@ CRAFTED = {
     ),
     "no perturbations": (
         lambda words, tensors: tensors.pop("perturbations"),
-        "holds other perturbations than this run's",
+        "does not hold this run's perturbations",
     ),
 }
 
