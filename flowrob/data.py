@@ -26,7 +26,9 @@ those of different squares do not: intervals must resample squares (:func:`photo
 from __future__ import annotations
 
 import io
+import math
 import os
+import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
@@ -47,6 +49,12 @@ SPLITS = {
     "celeba": ("train", "valid", "test"),
     "lsun_bedroom": ("train", "test"),
 }
+MAX_PIXELS = 2**26  # of one image file: 200 MB once it is decoded
+MAX_UNPACKED = 2**28  # bytes; what is greater must not be packed a hundred times smaller
+# What a damaged or hostile file makes of Pillow, numpy and zipfile.
+UNREADABLE = (OSError, EOFError, ValueError, TypeError, KeyError, MemoryError, OverflowError,
+              RuntimeError, BadZipFile, zlib.error, struct.error,
+              Image.DecompressionBombError)  # fmt: skip
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 SCALES = (2, 3, 4)  # source pixels per pixel of a crop, along each side
@@ -129,7 +137,8 @@ def load(
         A new uint8 tensor, (N, channels, size, size), on the CPU.
 
     Raises:
-        ValueError: unknown name, split, size, channels; a file without readable images.
+        ValueError: unknown name, split, size, channels; a file without readable images, or one that
+            unpacks to more than photographs do.
         TypeError: an array that is not uint8.
         IndexError: ``indices`` outside the set.
         FileNotFoundError: the set is not in ``root``.
@@ -143,8 +152,10 @@ def load(
         raise ValueError(f"channels={channels!r}: must be 3 (RGB) or 1 (grayscale)")
     if not isinstance(size, int) or isinstance(size, bool) or size < 1:
         raise ValueError(f"size={size!r}: must be a positive number of pixels, such as 32")
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit={limit!r}: must be at least 1, or None for all images")
+    if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
+        raise ValueError(f"limit={limit!r}: must be an integer, at least 1, or None for all images")
+    if not isinstance(name, str | os.PathLike) or not os.fspath(name):
+        raise ValueError(f"name={name!r}: must be one of {', '.join(SPLITS)}, or a path")
     if name in SPLITS:
         split = _check_split(name, split or "train")
         root = Path(root or os.environ.get("FLOWROB_DATA", "~/.cache/flowrob")).expanduser()
@@ -278,6 +289,8 @@ def _path(name: str | os.PathLike) -> _Source:
     files = [file for file in path.rglob("[!.]*") if file.suffix.lower() in IMAGE_SUFFIXES]
     if not files:
         raise ValueError(f"{path} holds no images ({', '.join(IMAGE_SUFFIXES)})")
+    if odd := [file for file in files if not file.is_file()]:  # a pipe would wait for ever
+        raise ValueError(f"{odd[0]} is no regular file: remove or rename it")
     files.sort(key=lambda file: file.relative_to(path).as_posix())
     return len(files), lambda positions: (_decode(files[i]) for i in positions)
 
@@ -288,8 +301,11 @@ def _npz(path: Path) -> np.ndarray:
         with path.open("rb") as file, np.load(file) as arrays:
             if "images" not in arrays:
                 raise ValueError(f"it holds {arrays.files}, but no array 'images'")
+            entry = arrays.zip.getinfo("images.npy")
+            if entry.file_size > max(MAX_UNPACKED, 100 * entry.compress_size):
+                raise ValueError(f"'images' unpacks to {entry.file_size:,} bytes, as no photos do")
             images = arrays["images"]
-    except (OSError, EOFError, ValueError, BadZipFile, zlib.error) as error:
+    except UNREADABLE as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     if images.dtype != np.uint8:
         raise TypeError(f"{path}: 'images' is {images.dtype}, must be uint8 with values 0 to 255")
@@ -381,8 +397,10 @@ def _decode(file: Path | io.BytesIO, label: str | None = None) -> Image.Image:
     """An 8-bit image, upright."""
     try:
         with Image.open(file) as image:
+            if math.prod(image.size) > MAX_PIXELS:
+                raise ValueError(f"{image.width} x {image.height} pixels; shrink it first")
             image = ImageOps.exif_transpose(image)
-    except (OSError, SyntaxError) as error:  # Pillow's PNG reader raises SyntaxError
+    except (*UNREADABLE, SyntaxError) as error:  # Pillow's PNG reader raises SyntaxError
         raise ValueError(f"{label or file} is not a readable image: {error}") from error
     if image.mode.startswith(("I", "F")):
         raise ValueError(f"{label or file} has mode {image.mode}: convert it to 8 bits first")

@@ -1,6 +1,7 @@
 """Records: what a long run leaves behind, and how a file is written, whole or not at all.
 
     record = circumstances(started) + settings + results     ->  one JSON file, in results/
+    tensors + words + the digest of both                     ->  one safetensors file (no pickle)
 
 Every record says of itself which command made it, when, how long, with which versions and on what
 machine. Numbers that JSON has no word for (infinity, NaN) are kept as the strings "inf", "nan".
@@ -9,33 +10,201 @@ machine. Numbers that JSON has no word for (infinity, NaN) are kept as the strin
 from __future__ import annotations
 
 import datetime
+import errno
+import hashlib
 import json
 import os
 import platform
+import re
 import shlex
+import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import IO
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
 
 import flowrob
+
+
+def check_writable(*paths: str | os.PathLike | None) -> None:
+    """Try whether files can be written, before hours of work: makes their folders, no file.
+
+    Args:
+        *paths: where they will go; None is no file.
+
+    Raises:
+        OSError: one cannot, with its path.
+    """
+    for path in paths:
+        if path is not None:
+            _begin(Path(path)).unlink()
+
+
+def _begin(path: Path) -> Path:
+    """An empty file beside ``path``, with the mode that the user's umask gives."""
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EISDIR if path.is_dir() else errno.EINVAL,
+                      "is no regular file: choose the path of a file", str(path))  # fmt: skip
+    partial = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.unlink(missing_ok=True)  # what a killed run left
+        partial.touch()
+    except OSError as error:
+        raise _unwritable(error, path) from error
+    return partial
+
+
+def _unwritable(error: Exception, path: Path) -> OSError:
+    """What kept a file from being written, with the path that the caller knows."""
+    found = re.search(r"os error (\d+)", str(error))  # as safetensors has it
+    code = getattr(error, "errno", None) or (int(found.group(1)) if found else errno.EIO)
+    reason = getattr(error, "strerror", None) or (os.strerror(code) if found else str(error))
+    return OSError(code, f"cannot be written ({reason}): make room, or choose another place",
+                   str(path))  # fmt: skip
 
 
 def write_whole(path: str | os.PathLike, write: Callable[[Path], object]) -> Path:
     """``write`` a file beside its place, then move it there: a reader sees the old or the new.
 
     Args:
-        path: where the file goes; missing folders are made.
+        path: where the file goes; missing folders are made. Its mode is the user's umask.
         write: called with the path to write to.
+
+    Raises:
+        OSError: it cannot be written (no room, no right, no file), with the path. What was there
+            stays.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    write(partial)
-    os.replace(partial, path)
+    partial = _begin(path)
+    try:
+        mode = partial.stat().st_mode
+        write(partial)
+        partial.chmod(mode)  # some writers make files that only their owner may read
+        os.replace(partial, path)
+    except (OSError, SafetensorError) as error:
+        raise _unwritable(error, path) from error
+    finally:
+        partial.unlink(missing_ok=True)
     return path
+
+
+def digest(tensors: Mapping[str, Tensor], *texts: str) -> str:
+    """SHA-256 of all of it: the texts, and names, dtypes, shapes and numbers of the tensors."""
+    found = hashlib.sha256()
+    for text in texts:
+        found.update(hashlib.sha256(text.encode()).digest())
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"{name}\n{tensor.dtype}\n{tuple(tensor.shape)}\n".encode())
+        found.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return found.hexdigest()
+
+
+def write_tensors(
+    path: str | os.PathLike, kind: str, tensors: Mapping[str, Tensor], words: Mapping[str, str]
+) -> Path:
+    """One safetensors file, whole or not at all, with the digest that :func:`read_tensors` checks.
+
+    Args:
+        path: where.
+        kind: what the file is, "model" or "checkpoint".
+        tensors: by name.
+        words: texts by name, kept beside them; their order counts.
+
+    Raises:
+        OSError: as :func:`write_whole`.
+    """
+    whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    metadata = {"flowrob": kind, **words, "digest": digest(whole, *words.values())}
+    return write_whole(path, lambda partial: save_file(whole, partial, metadata))
+
+
+def read_tensors(
+    path: str | os.PathLike, kind: str, words: Sequence[str]
+) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Texts and tensors of a file, if they are what :func:`write_tensors` wrote.
+
+    Args:
+        path: of the file.
+        kind: what it should be.
+        words: the names of its texts, in the order in which they were written.
+
+    Raises:
+        ValueError: no file, a damaged or a foreign one, or one that was changed.
+    """
+    if not Path(path).is_file():  # a pipe would wait for ever
+        raise ValueError(f"{path} is no regular file")
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
+    if metadata.get("flowrob") != kind:
+        raise ValueError(f"{path} is not a {kind} that flowrob wrote: choose another path")
+    texts = {word: metadata.get(word, "") for word in words}
+    if metadata.get("digest") != digest(tensors, *texts.values()):
+        raise ValueError(
+            f"{path} is not what flowrob wrote: its numbers or its words do not match their "
+            "digest. It is damaged, was changed by hand, or is from before there were digests: "
+            "take a fresh copy, or train it again"
+        )
+    return texts, tensors
+
+
+@contextmanager
+def locked(path: str | os.PathLike) -> Iterator[None]:
+    """While this runs, no other process may do the same with ``path``.
+
+    The lock, a file beside it, ends with the process, however that ends.
+
+    Raises:
+        OSError: another run holds it.
+    """
+    path = Path(path)
+    lock = path.with_name(path.name + ".lock")
+    while True:
+        file = lock.open("a", encoding="utf-8")
+        try:
+            _lock(file)
+            if lock.exists() and os.path.samestat(lock.stat(), os.fstat(file.fileno())):
+                break  # else the one before removed it in between
+        except (BlockingIOError, PermissionError) as error:
+            file.close()
+            busy = "another run is using it: wait for its end, or choose another path"
+            raise OSError(errno.EAGAIN, busy, str(path)) from error
+        file.close()
+    try:
+        yield
+    finally:
+        if sys.platform != "win32":  # where an open file cannot be removed
+            lock.unlink(missing_ok=True)
+        file.close()
+
+
+def _lock(file: IO) -> None:
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        raise
+    except OSError as error:  # some network file systems have no locks
+        warnings.warn(f"{file.name}: no lock ({error}); see to it that one run alone uses it",
+                      stacklevel=4)  # fmt: skip
 
 
 def write_json(path: str | os.PathLike | None, content: Mapping) -> None:

@@ -2,7 +2,8 @@
 
 A model is one safetensors file (no pickle): the tensors, and in the metadata the constructor call
 (``config``), how it was trained (``recipe``), and a digest of all three, which is checked whenever
-the file is read: a damaged file never loads as another model. A mixture of models is a JSON file
+the file is read: a damaged file never loads as another model. Nothing is built before the numbers
+in ``config`` are held against the tensors beside them. A mixture of models is a JSON file
 that names the files of its parts, which lie beside it.
 
 >>> flow = load("glow-photos-clean")
@@ -12,21 +13,18 @@ that names the files of its parts, which lie beside it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 import flowrob
 from flowrob import flows
 from flowrob.flows import Flow, FlowMixture
-from flowrob.records import write_json, write_whole
+from flowrob.records import read_tensors, write_json, write_tensors
 
 _WEIGHTS = Path(__file__).parent / "weights"
 _SUFFIXES = (".safetensors", ".json")
@@ -47,7 +45,7 @@ def _path(name: str | os.PathLike) -> Path:
         shipped = _WEIGHTS / f"{name}{suffix}"
         if isinstance(name, str) and shipped.exists():
             return shipped
-    if Path(name).suffix in _SUFFIXES and Path(name).exists():
+    if Path(name).suffix in _SUFFIXES and Path(name).is_file():  # a pipe would wait for ever
         return Path(name)
     raise ValueError(
         f"no model {os.fspath(name)!r}: choose one of {names()}, "
@@ -55,34 +53,16 @@ def _path(name: str | os.PathLike) -> Path:
     )
 
 
-def _digest(tensors: Mapping[str, Tensor], config: str, recipe: str) -> str:
-    """SHA-256 of everything in a file: names, dtypes, shapes, numbers, constructor call, recipe."""
-    found = hashlib.sha256()
-    for part in (config, recipe):
-        found.update(hashlib.sha256(part.encode()).digest())
-    for name, tensor in sorted(tensors.items()):
-        found.update(f"{name}\n{tensor.dtype}\n{tuple(tensor.shape)}\n".encode())
-        found.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return found.hexdigest()
-
-
 def _read(path: Path) -> tuple[dict, dict, dict[str, Tensor]]:
     """Constructor call, recipe and tensors of a file that is as :func:`save` wrote it."""
+    words, tensors = read_tensors(path, "model", ("config", "recipe"))
     try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
-    if metadata.get("flowrob") != "model":
-        raise ValueError(f"{path} was not written by zoo.save; build the flow and load it yourself")
-    config, recipe = metadata.get("config", ""), metadata.get("recipe", "")
-    if metadata.get("digest") != _digest(tensors, config, recipe):
-        raise ValueError(
-            f"{path} is not what zoo.save wrote: its numbers or its recipe do not match their "
-            "digest. It is damaged, or was changed by hand: take a fresh copy, or train it again"
-        )
-    return json.loads(config), json.loads(recipe), tensors
+        config, recipe = (json.loads(words[name]) for name in ("config", "recipe"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: its config or recipe is no JSON: {error}") from error
+    if not isinstance(config, dict) or not isinstance(recipe, dict):
+        raise ValueError(f"{path}: its config and recipe must be JSON objects")
+    return config, recipe, tensors
 
 
 def recipe(name: str | os.PathLike) -> dict:
@@ -100,12 +80,19 @@ def _parts(path: Path) -> tuple[dict[str, Path], list[float] | None]:
     """The files of a mixture by their labels, and its weights."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not readable JSON: {error}") from error
     if not isinstance(content, dict) or content.get("flowrob") != "mixture":
         raise ValueError(f"{path} was not written by zoo.save_mixture")
-    files = {label: path.parent / part for label, part in content["parts"].items()}
-    return files, content["weights"]
+    parts, weights = content.get("parts"), content.get("weights")
+    files = parts.values() if isinstance(parts, dict) else []
+    if not files or not all(isinstance(f, str) and f.endswith(".safetensors") for f in files):
+        raise ValueError(f"{path}: parts must name .safetensors files by label, got {parts!r}")
+    if weights is not None and not (
+        isinstance(weights, list) and all(isinstance(w, int | float) for w in weights)
+    ):
+        raise ValueError(f"{path}: weights must be a list of numbers or null, got {weights!r}")
+    return {label: path.parent / part for label, part in parts.items()}, weights
 
 
 def load(name: str | os.PathLike, device: torch.device | str | None = None) -> Flow | FlowMixture:
@@ -126,18 +113,78 @@ def load(name: str | os.PathLike, device: torch.device | str | None = None) -> F
     path = _path(name)
     if path.suffix == ".json":
         files, weights = _parts(path)
-        whole = FlowMixture({label: load(part, device) for label, part in files.items()}, weights)
+        parts = {label: load(part, device) for label, part in files.items()}
+        try:
+            whole = FlowMixture(parts, weights)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path} is no mixture of its parts: {error}") from error
         return whole.to(next(whole.parameters()).device).eval()
     config, _, stored = _read(path)
-    kind = config.pop("kind")
-    if kind not in _BUILDERS:
-        raise ValueError(f"{path}: unknown architecture {kind!r}; update flowrob")
-    config = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
-    flow = _BUILDERS[kind](**config)
+    flow = _build(path, config, stored)
     tensors = {k: t.float() if t.is_floating_point() else t for k, t in stored.items()}
+    _check_finite(path, tensors)
     flow.load_state_dict(tensors)
     flow.to(flowrob.device() if device is None else device)
     return flow.to(memory_format=torch.channels_last).eval()
+
+
+def _build(path: Path, config: dict, stored: Mapping[str, Tensor]) -> Flow:
+    """The flow that a file names, if the tensors beside the name are its own.
+
+    Raises:
+        ValueError: another architecture, arguments that do not fit it, or other tensors.
+    """
+    kind = config.get("kind")
+    if not isinstance(kind, str) or kind not in _BUILDERS:
+        raise ValueError(f"{path}: unknown architecture {kind!r}; update flowrob")
+    given = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items() if k != "kind"}
+    _check_size(path, given, stored)
+    try:
+        flow = _BUILDERS[kind](**given)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise ValueError(f"{path} does not say how to build a {kind}: {error}") from error
+    shapes, found = ({k: (tuple(t.shape), t.is_floating_point()) for k, t in tensors.items()}
+                     for tensors in (flow.state_dict(), stored))  # fmt: skip
+    if other := sorted(k for k in shapes | found if shapes.get(k) != found.get(k)):
+        raise ValueError(
+            f"{path} does not hold the tensors of its {kind}: {', '.join(other[:3])} "
+            f"({len(other)} in all) are missing, left over or of another shape or dtype"
+        )
+    return flow
+
+
+def _check_size(path: Path, given: Mapping, stored: Mapping[str, Tensor]) -> None:
+    """Raise unless a flow of these arguments could be as small as the tensors that are stored.
+
+    Every step, or block, has a tensor at least, and width^2 numbers: nothing that is built is much
+    larger than the file.
+    """
+    numbers = sum(tensor.numel() for tensor in stored.values())
+    parts, width, defaults = 1, 1, {"num_levels": 1, "num_steps": 1, "num_blocks": 1, "width": 1}
+    for name in defaults:
+        value = given.get(name, 1)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{path}: {name} must be a positive integer, got {value!r}")
+        parts, width = (parts, value) if name == "width" else (parts * value, width)
+    shape = given.get("image_shape", ())
+    sizes = shape if isinstance(shape, tuple) else ()
+    big = [n for n in sizes if isinstance(n, int) and n > 2**16]
+    channels = sizes[0] if sizes and isinstance(sizes[0], int) else 1
+    last = max(width, channels * 2 ** (min(given.get("num_levels", 1), 64) - 1))
+    if big or parts > len(stored) or max(parts * width**2, last * width) > max(numbers, 64):
+        raise ValueError(
+            f"{path}: {dict(given)} speaks of a flow greater than the {numbers:,} numbers in the "
+            "file; it is damaged or was made by something else"
+        )
+
+
+def _check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    bad = [k for k, t in tensors.items() if t.is_floating_point() and not bool(t.isfinite().all())]
+    if bad:
+        raise ValueError(
+            f"{path}: {', '.join(bad[:3])} ({len(bad)} in all) hold NaN or infinity: the training "
+            "went wrong, or the dtype is too narrow for the weights (try torch.float32)"
+        )
 
 
 def save(
@@ -156,18 +203,20 @@ def save(
             less than 0.002 bits/dim (tested). They are loaded as float32 either way.
 
     Raises:
-        ValueError: a flow without config, or a path with another suffix.
+        ValueError: a flow without config or with weights that are not finite in this dtype, or a
+            path with another suffix.
+        OSError: it cannot be written, with its path.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"path must end in .safetensors, got {path.name!r}")
     if getattr(flow, "config", None) is None:
         raise ValueError("this flow has no config; build it with flowrob.flows.glow or a sibling")
-    told = {"config": json.dumps(flow.config), "recipe": json.dumps(recipe, sort_keys=True)}
-    tensors = {key: value.contiguous() for key, value in flow.state_dict().items()}
+    words = {"config": json.dumps(flow.config), "recipe": json.dumps(recipe, sort_keys=True)}
+    tensors = flow.state_dict()
     tensors = {k: t.to(dtype) if t.is_floating_point() else t for k, t in tensors.items()}
-    metadata = {"flowrob": "model", **told, "digest": _digest(tensors, **told)}
-    return write_whole(path, lambda partial: save_file(tensors, partial, metadata))
+    _check_finite(path, tensors)
+    return write_tensors(path, "model", tensors, words)
 
 
 def save_mixture(

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import os
 import pickle
+import time
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -511,3 +515,45 @@ def test_lsun_missing(tmp_path, monkeypatch):
     monkeypatch.setattr(data, "find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match="needs lmdb: pip install"):
         data.load("lsun_bedroom", split="test", root=tmp_path)
+
+
+def test_bombs_and_pipes_are_refused_in_words_and_at_once(tmp_path):
+    started, folder = time.monotonic(), tmp_path / "bomb"
+    folder.mkdir()
+    Image.new("1", (12_000, 12_000)).save(folder / "a.png")
+    with pytest.raises(ValueError, match=r"a\.png is not a readable.*12000 x 12000 pixels; shrink"):
+        data.load(folder)
+    Image.new("1", (20_000, 20_000)).save(folder / "a.png")  # Pillow's own limit
+    with pytest.raises(ValueError, match=r"a\.png is not a readable image"):
+        data.load(folder)
+    (folder / "a.png").unlink()
+    os.mkfifo(folder / "b.png")
+    with pytest.raises(ValueError, match=r"b\.png is no regular file"):
+        data.load(folder)
+    os.mkfifo(tmp_path / "pipe.npz")
+    with pytest.raises(ValueError, match="neither a data set"):
+        data.load(tmp_path / "pipe.npz")
+    packed = tmp_path / "bomb.npz"
+    np.savez_compressed(packed, images=np.zeros((2**15, 96, 96), np.uint8))
+    with pytest.raises(ValueError, match=r"bomb\.npz cannot be read: 'images' unpacks to"):
+        data.load(packed)
+    header = io.BytesIO()
+    shape = {"descr": "|u1", "fortran_order": False, "shape": (2**40, 32, 32)}
+    np.lib.format.write_array_header_1_0(header, shape)
+    with ZipFile(packed, "w") as archive:
+        archive.writestr("images.npy", header.getvalue())
+    with pytest.raises(ValueError, match=r"bomb\.npz cannot be read"):
+        data.load(packed)
+    assert time.monotonic() - started < 20.0
+
+
+@pytest.mark.parametrize("name", ["", None, 3, ["photos"], b""])
+def test_no_path_is_not_the_current_folder(name):
+    with pytest.raises(ValueError, match="name="):
+        data.load(name)
+
+
+@pytest.mark.parametrize("limit", [0, -1, True, 2.5, "2"])
+def test_a_limit_is_a_positive_integer(limit):
+    with pytest.raises(ValueError, match="limit="):
+        data.load("photos", limit=limit)

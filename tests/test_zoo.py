@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import math
+import os
+import stat
+import time
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors import safe_open
@@ -9,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import flowrob
-from flowrob import flows, zoo
+from flowrob import flows, records, zoo
 from flowrob.flows import ActNorm
 
 
@@ -56,7 +63,7 @@ def test_an_interrupted_save_leaves_the_old_file(tmp_path, monkeypatch):
         target.write_bytes(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr(zoo, "save_file", fails)
+    monkeypatch.setattr(records, "save_file", fails)
     with pytest.raises(OSError, match="disk full"):
         zoo.save(trained("plane_flow")[0], path, {"seed": 2})
     assert zoo.recipe(path) == {"seed": 1} and zoo.load(path, "cpu").event_shape == (2,)
@@ -100,7 +107,7 @@ def test_errors_say_what_to_do(tmp_path):
         zoo.load(tmp_path / "absent.safetensors")
     foreign = tmp_path / "foreign.safetensors"
     save_file({"weight": torch.zeros(2)}, foreign)
-    with pytest.raises(ValueError, match=r"foreign.safetensors was not written by zoo.save"):
+    with pytest.raises(ValueError, match=r"foreign.safetensors is not a model that flowrob wrote"):
         zoo.load(foreign)
     text = tmp_path / "text.safetensors"
     text.write_text("not safetensors")
@@ -175,3 +182,117 @@ def test_a_file_with_another_recipe_than_it_was_saved_with_does_not_load(tmp_pat
     save_file(some, path, metadata)
     with pytest.raises(ValueError, match="do not match their digest"):
         zoo.load(path)
+
+
+def crafted(path: Path, config: dict, tensors: dict[str, Tensor] | None = None) -> Path:
+    """A file with a digest that is right, and a config that is not."""
+    whole = trained("glow")[0].state_dict() if tensors is None else tensors
+    words = {"config": json.dumps(config), "recipe": "{}"}
+    return records.write_tensors(path, "model", whole, words)
+
+
+SIZES = {"kind": "glow", "image_shape": [3, 8, 8], "num_levels": 2, "num_steps": 2, "width": 8}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"num_steps": 10**8},
+        {"width": 10**9},
+        {"num_levels": 9},
+        {"num_levels": 60, "image_shape": [3, 2**60, 2**60]},
+        {"image_shape": [3, 2**40, 2**40]},
+        {"image_shape": [2**40, 8, 8]},
+        {"image_shape": 8},
+        {"image_shape": ["a", 8, 8]},
+        {"num_steps": "2"},
+        {"num_steps": -1},
+        {"num_steps": True},
+        {"min_scale": "small"},
+        {"nonsense": 1},
+        {"kind": ["glow"]},
+        {"kind": "realnvp"},
+        {"kind": "plane_flow"},
+        {"width": 4},
+    ],
+    ids=str,
+)
+def test_crafted_weights_are_refused_before_anything_is_built(change, tmp_path):
+    started = time.monotonic()
+    path = crafted(tmp_path / "crafted.safetensors", {**SIZES, **change})
+    with pytest.raises(ValueError, match=r"crafted\.safetensors"):
+        zoo.load(path)
+    assert time.monotonic() - started < 5.0
+
+
+def test_files_without_a_flow_or_with_other_tensors_are_refused(tmp_path):
+    path = tmp_path / "crafted.safetensors"
+    tensors = trained("glow")[0].state_dict()
+    assert zoo.load(crafted(path, SIZES), "cpu").num_dims == 192  # the file that is changed below
+    name = next(iter(tensors))
+    others = (
+        {k: v for k, v in tensors.items() if k != name},
+        {**tensors, "more": torch.zeros(2)},
+        {**tensors, name: tensors[name][None]},
+        {**tensors, name: tensors[name].long()},
+        {k: v * math.nan if v.is_floating_point() else v for k, v in tensors.items()},
+    )
+    for other in others:
+        with pytest.raises(ValueError, match=r"crafted\.safetensors"):
+            zoo.load(crafted(path, SIZES, other))
+    for config, recipe in (("{}", "{}"), ("[", "{}"), ("{}", "3"), ("[" * 10**5, "{}")):
+        records.write_tensors(path, "model", tensors, {"config": config, "recipe": recipe})
+        with pytest.raises(ValueError, match=r"crafted\.safetensors"):
+            zoo.load(path)
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    for wrong in ("", ".", tmp_path, tmp_path / "pipe.safetensors", "a\0b.safetensors"):
+        with pytest.raises(ValueError, match="no model"):
+            zoo.load(wrong)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{}",
+        "[" * 10**5,
+        '{"flowrob": "mixture"}',
+        '{"flowrob": "mixture", "parts": ["a"]}',
+        '{"flowrob": "mixture", "parts": {"a": 3}}',
+        '{"flowrob": "mixture", "parts": {"a": "crafted.json"}}',
+        '{"flowrob": "mixture", "parts": {"a": "a.safetensors"}, "weights": [0.5, 0.5]}',
+        '{"flowrob": "mixture", "parts": {"a": "a.safetensors"}, "weights": ["1"]}',
+        '{"flowrob": "mixture", "parts": {"a": "absent.safetensors"}}',
+    ],
+)
+def test_crafted_mixtures_are_refused(content, tmp_path):
+    zoo.save(trained("plane_flow")[0], tmp_path / "a.safetensors", {})
+    path = tmp_path / "crafted.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=r"crafted\.json|absent\.safetensors"):
+        zoo.load(path)
+
+
+def test_weights_that_are_no_numbers_are_not_saved(tmp_path):
+    flow, _ = trained("plane_flow")
+    with torch.no_grad():
+        next(flow.parameters()).fill_(1e6)
+    with pytest.raises(ValueError, match=r"model\.safetensors.*too narrow.*float32"):
+        zoo.save(flow, tmp_path / "model.safetensors", {}, torch.float16)
+    assert zoo.load(zoo.save(flow, tmp_path / "model.safetensors", {}), "cpu")
+
+
+def test_saved_weights_are_readable_as_the_umask_says(tmp_path):
+    old = os.umask(0o022)
+    try:
+        path = zoo.save(trained("plane_flow")[0], tmp_path / "model.safetensors", {})
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+
+
+@pytest.mark.parametrize("make", [*BUILDERS.values(), lambda: zoo.load("glow-photos-clean", "cpu")])
+def test_building_and_loading_draw_nothing_from_the_global_generator(make):
+    before = torch.get_rng_state()
+    flow = make()
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(bool(weight.isfinite().all()) for weight in flow.state_dict().values())

@@ -5,6 +5,8 @@
 A ball knows four things: a random point, the steepest direction for a gradient, the projection,
 and how to round a perturbation of grey levels to integers without leaving the ball. A
 :class:`Region` is where x + delta may be: the ball around x, cut by the box that holds all images.
+Sums are rounded: where x + delta would end outside, as measured in float64, it is rounded towards
+x instead, so that a ball narrower than the spacing of numbers around x holds x alone.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import torch
 from torch import Tensor
 
 Box = tuple[float, float] | None  # lower and upper bound of x + delta, or none
+SLACK = 1e-4  # of the radius: what rounding may add to a distance before x + delta is mended
 
 
 def column(values: Tensor, like: Tensor) -> Tensor:
@@ -25,7 +28,14 @@ def column(values: Tensor, like: Tensor) -> Tensor:
 
 def _norm(x: Tensor) -> Tensor:
     """l_2 norm of every sample, shaped to broadcast against x."""
-    return column(x.flatten(1).norm(dim=1), x)
+    norm = column(x.flatten(1).norm(dim=1), x)
+    tiny, huge = torch.finfo(x.dtype).tiny ** 0.5, torch.finfo(x.dtype).max
+    lost = (norm < tiny / torch.finfo(x.dtype).eps) | (norm > huge)  # its squares under-, overflow
+    if x.shape[1:].numel() == 0 or not bool(lost.any()):
+        return norm
+    peak = column(x.flatten(1).abs().amax(1), x)
+    scaled = x / peak.where((peak > 0) & (peak < torch.inf), torch.ones_like(peak))
+    return norm.where(~lost, peak * column(scaled.flatten(1).norm(dim=1), x))
 
 
 def unit(gradient: Tensor) -> Tensor:
@@ -156,6 +166,38 @@ def check_ball(ball: Ball) -> None:
         raise TypeError(f"ball must be LinfBall(radius) or L2Ball(radius), got {ball!r}")
 
 
+def check_box(box: Box) -> None:
+    """Raise unless ``box`` is None or two numbers, the lower one first.
+
+    Raises:
+        TypeError: something else.
+        ValueError: NaN, or a lower bound that is not below the upper one.
+    """
+    if box is None:
+        return
+    if not (isinstance(box, tuple | list) and len(box) == 2) or not all(
+        isinstance(bound, int | float) for bound in box
+    ):
+        raise TypeError(f"box must be (lower, upper), two numbers, or None, got {box!r}")
+    if not box[0] < box[1]:
+        raise ValueError(f"box must be (lower, upper) with lower < upper, got {box!r}")
+
+
+def too_wide(ball: Ball, box: Box, x: Tensor) -> list[str]:
+    """A warning if a ball, shaped for x, holds the whole box: the usual slip is one of units."""
+    if box is None or not x.numel():
+        return []
+    across = (box[1] - box[0]) * (x[0].numel() ** 0.5 if isinstance(ball, L2Ball) else 1.0)
+    widest = torch.as_tensor(ball.radius).max().item()
+    if not widest >= across:
+        return []
+    return [
+        f"the ball of radius {widest:.4g} holds the whole box [{box[0]:g}, {box[1]:g}], from "
+        "wherever it is seen: radii are in units of x, so the paper's eps is eps / 256 for x in "
+        "[0, 1] (attack_images and the tables take grey levels)"
+    ]
+
+
 def clip(x: Tensor, box: Box) -> Tensor:
     """x cut to the box; x itself without one."""
     return x if box is None else x.clamp(*box)
@@ -177,7 +219,27 @@ class Region:
 
     def project(self, moved: Tensor) -> Tensor:
         """The point of the ball nearest to ``moved``, then cut to the box: that shrinks |delta|."""
-        return clip(self.x + self.ball.project(moved - self.x), self.box)
+        return self.inside(clip(self.x + self.ball.project(moved - self.x), self.box))
+
+    def inside(self, point: Tensor) -> Tensor:
+        """``point``, in the ball but for rounding: where it lies outside, it moves towards x.
+
+        A distance in float64 exceeds the radius by no more than a ten-thousandth of it, the
+        rounding of the sum x + delta at ordinary radii.
+        """
+        if not len(point) or point.device.type == "mps":  # which has no float64
+            return point
+        x, ball = self.x.double(), type(self.ball)(torch.as_tensor(self.ball.radius).double())
+        delta = point.double() - x
+        limit = column(torch.as_tensor(ball.radius).expand(len(x), *[1] * (x.dim() - 1)), x)
+        outside = column(ball.size(delta), x) > (1.0 + SLACK) * limit
+        if not bool(outside.any()):
+            return point
+        allowed = ball.project(delta)
+        rounded = (x + allowed).to(point)
+        nearer = torch.nextafter(rounded, self.x)
+        rounded = nearer.where((rounded.double() - x).abs() > allowed.abs(), rounded)
+        return rounded.where(outside, point)
 
     def random_point(self, noise: Tensor) -> Tensor:
         """x + a random point of the ball, from uniform ``noise`` in [0, 1), inside the region."""

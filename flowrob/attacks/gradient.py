@@ -16,12 +16,14 @@ import torch
 from torch import Tensor
 
 from flowrob.attacks.auto_pgd import ascend_auto
-from flowrob.attacks.balls import Ball, Box, Region, check_ball, column, unit
+from flowrob.attacks.balls import Ball, Box, Region, check_ball, column, too_wide, unit
 from flowrob.attacks.objectives import (
     Objective,
     evaluate,
+    fitted,
     frozen,
     of_rows,
+    unsteady,
     value_and_gradient,
 )
 from flowrob.attacks.outcome import Attack, Best, diagnose, joined, score_again
@@ -82,10 +84,12 @@ class Steps:
 
     def __post_init__(self) -> None:
         check_counts(num_steps=self.num_steps)
-        if self.schedule not in SCHEDULES:
+        if not isinstance(self.schedule, str) or self.schedule not in SCHEDULES:
             raise ValueError(
                 f'schedule must be "constant", "cosine" or "auto", got {self.schedule!r}'
             )
+        if self.momentum is not None and not isinstance(self.momentum, int | float):
+            raise TypeError(f"momentum must be a number, got {self.momentum!r}")
         if self.momentum is not None and not 0.0 <= self.momentum < 1.0:
             raise ValueError(f"momentum must lie in [0, 1), got {self.momentum}")
 
@@ -95,7 +99,13 @@ class Steps:
         if size is None:
             auto = self.schedule == "auto"
             size = 2.0 * ball.radius if auto else 2.5 * ball.radius / self.num_steps
+        if not isinstance(size, int | float | Tensor):
+            raise TypeError(f"step_size must be a number or a tensor (batch,), got {size!r}")
         size = torch.as_tensor(size, dtype=x.dtype, device=x.device)
+        if size.numel() != 1 and size.shape not in ((len(x),), (len(x), *[1] * (x.dim() - 1))):
+            raise ValueError(
+                f"step_size must be a number or have shape ({len(x)},), got {tuple(size.shape)}"
+            )
         if not bool(((size >= 0) & size.isfinite()).all()):
             raise ValueError(f"step_size must be finite and >= 0, got {size.tolist()}")
         return column(size.expand(len(x)), x) if size.dim() < 2 else size
@@ -184,6 +194,7 @@ def pgd(
     start = _check_first(start, x)
     steps = Steps(num_steps, step_size, schedule, momentum)
     whole = ball.on(x)
+    suspicions = unsteady(objective) + too_wide(whole, box, x)
     first, parts = steps.first(x, whole), slices(len(x), batch_size)
     at_random = isinstance(start, str) and start == "random"
     seeds = sample_seeds(len(x), restarts, generator) if at_random or restarts > 1 else None
@@ -211,8 +222,10 @@ def pgd(
         return winner, start_value
 
     with frozen(objective):
+        objective, cast = fitted(objective, x)
         found, no_gradient = joined([attack(part) for part in parts])
-        warnings = _too_short(steps, first, whole) + diagnose(found, no_gradient)
+        warnings = suspicions + cast + _too_short(steps, first, whole)
+        warnings += diagnose(found, no_gradient)
         return score_again(objective, x, found, parts, warnings)
 
 

@@ -24,9 +24,10 @@ from flowrob.attacks.balls import Ball, LinfBall, column
 from flowrob.attacks.likelihood import lower_likelihood, raise_likelihood
 from flowrob.attacks.objectives import Composite, Finite, Negative, Objective, Precise, of_rows
 from flowrob.attacks.outcome import Attack, Best
-from flowrob.attacks.starts import slices
-from flowrob.units import check_images, dequantize
+from flowrob.attacks.starts import check_counts, check_integers, slices
+from flowrob.units import bits_per_dim, check_images, dequantize
 
+FLOATS = (torch.float32, torch.float64)
 GOALS = {"lower": (lower_likelihood, Negative), "raise": (raise_likelihood, Finite)}
 
 
@@ -66,10 +67,11 @@ def dequantization_noise(
     Raises:
         ValueError: unknown kind, or num_draws < 1.
     """
-    if kind not in ("fixed", "midpoint", "expected"):
+    if not isinstance(images, Tensor):
+        raise TypeError(f"images must be a tensor (N, C, H, W), got {type(images).__name__}")
+    if not isinstance(kind, str) or kind not in ("fixed", "midpoint", "expected"):
         raise ValueError(f'noise must be "fixed", "midpoint" or "expected", got {kind!r}')
-    if num_draws < 1:
-        raise ValueError(f"num_draws must be at least 1, got {num_draws}")
+    check_integers(1, num_draws=num_draws)
     if kind == "midpoint":
         return torch.full((1, *images.shape), 0.5, device=images.device)
     draws = num_draws if kind == "expected" else 1
@@ -116,7 +118,9 @@ def attack_images(
         ValueError: unknown goal or noise, or an l_inf radius below 1 with quantize.
     """
     check_images(images)
-    if goal not in GOALS:
+    if not isinstance(eps, int | float) or isinstance(eps, bool):
+        raise TypeError(f"eps must be a number of grey levels, got {eps!r}")
+    if not isinstance(goal, str) or goal not in GOALS:
         raise ValueError(f'goal must be "lower" or "raise", got {goal!r}')
     if not (isinstance(norm, type) and issubclass(norm, Ball)):
         raise TypeError(f"norm must be the class LinfBall or L2Ball, got {norm!r}")
@@ -128,6 +132,8 @@ def attack_images(
     options |= {"box": (0.0, 255.0), "batch_size": batch_size, "generator": generator}
     ball = norm(float(eps))
     found = attack(density, y, ball, **options)
+    if goal == "lower" and images[0].numel():
+        found.warnings.extend(worse_than_uniform(-found.start_value, images[0].numel()))
     if not quantize:
         return found
     rounded = y + ball.round(found.x - y)
@@ -136,6 +142,23 @@ def attack_images(
     rounded = torch.where(column(kept, y), rounded, y)
     value = torch.where(kept, value, found.start_value)
     return replace(found, x=rounded.to(torch.uint8), value=value)
+
+
+def worse_than_uniform(log_prob: Tensor, num_dims: int) -> list[str]:
+    """A warning if images of the data cost as much as under a uniform density, or more.
+
+    Args:
+        log_prob: of the clean images, nats.
+        num_dims: D of one.
+    """
+    mean = bits_per_dim(log_prob.double(), num_dims).mean().item()
+    if not mean > 7.99:  # a log_prob divided by D lies just below 8
+        return []
+    return [
+        f"the clean images cost {mean:.2f} bits/dim, and a uniform density costs 8: log_prob must "
+        "be log p(x) in nats (not its negative, not bits), summed over the dimensions, of x in "
+        "[0, 1] (not grey levels); or the model is untrained, or these images are not its data"
+    ]
 
 
 def score_images(
@@ -154,6 +177,28 @@ def score_images(
 
     Returns:
         (N,) nats; the dtype says in which precision they were computed.
+
+    Raises:
+        TypeError: levels or noise that are no tensors of such numbers.
+        ValueError: noise of another shape than (K, N, C, H, W).
     """
+    _check_levels(levels, noise)
+    check_counts(batch_size=batch_size)
     density, y = OverNoise(log_prob, noise), levels.to(noise)
     return Precise(density).batches(y, slices(len(y), batch_size))
+
+
+def _check_levels(levels: Tensor, noise: Tensor) -> None:
+    for name, value in {"levels": levels, "noise": noise}.items():
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+    if not noise.is_floating_point() or levels.dtype not in (*FLOATS, torch.uint8):
+        raise TypeError(
+            f"levels must be uint8 or floating point, got {levels.dtype}, and noise floating "
+            f"point, got {noise.dtype}"
+        )
+    if noise.dim() < 2 or noise.shape[1:] != levels.shape or not len(noise):
+        raise ValueError(
+            f"noise must have shape (K, {', '.join(map(str, levels.shape))}), as "
+            f"dequantization_noise(levels, ...) returns it, got {tuple(noise.shape)}"
+        )

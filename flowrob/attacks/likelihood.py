@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowrob.attacks.balls import Ball, Box, L2Ball, LinfBall, check_ball, clip
+from flowrob.attacks.balls import Ball, Box, L2Ball, LinfBall, Region, check_ball, clip, too_wide
 from flowrob.attacks.gradient import pgd
 from flowrob.attacks.objectives import (
     Composite,
@@ -32,10 +32,12 @@ from flowrob.attacks.objectives import (
     Objective,
     Precise,
     evaluate,
+    fitted,
+    unsteady,
     value_and_gradient,
 )
 from flowrob.attacks.outcome import Attack
-from flowrob.attacks.starts import check_counts, check_start, slices
+from flowrob.attacks.starts import check_counts, check_generator, check_start, slices
 from flowrob.linear import GaussianFlow, worst_case
 
 
@@ -113,8 +115,10 @@ def uniform_noise(
         box: lower and upper bound of the result, or None.
     """
     x = check_start(x, box)
+    check_generator(generator)
+    ball = LinfBall(radius).on(x)
     noise = torch.rand(x.shape, generator=generator, device=generator.device).to(x)
-    return clip(x + LinfBall(radius).random_point(noise), box)
+    return Region(x, ball, box).inside(clip(x + ball.random_point(noise), box))
 
 
 @dataclass(frozen=True)
@@ -253,8 +257,14 @@ def linear_attack(
         moved = clip(flat + worst_case(gaussian, flat, radius).delta, box)
     else:
         moved = lower_likelihood(gaussian.log_prob, flat, ball, num_steps=50, box=box).x
-    moved = moved.reshape(x.shape).to(x)
-    precise, parts = Precise(Negative(log_prob)), slices(len(x), batch_size)
+    whole = ball.on(x)
+    moved = Region(x, whole, box).inside(clip(moved.reshape(x.shape).to(x), box))
+    objective, warnings = fitted(Negative(log_prob), x)
+    warnings += unsteady(objective) + too_wide(whole, box, x)
+    precise, parts = Precise(objective), slices(len(x), batch_size)
     start_value, value = (precise.batches(points, parts) for points in (x, moved))
-    infinite = (~value.isfinite()).long()
-    return Attack(moved, value, start_value, torch.stack((start_value, value)), infinite)
+    infinite = (~value.isfinite()).long() + ~start_value.isfinite()
+    if bad := int((infinite > 0).sum()):
+        warnings.append(f"non-finite values at x or at the end in {bad} of {len(x)} samples")
+    history = torch.stack((start_value, value))
+    return Attack(moved, value, start_value, history, infinite, warnings)

@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from flowrob.flows.bijections import Bijection
+
 Objective = Callable[[Tensor], Tensor]
 
 
@@ -71,6 +73,42 @@ class Finite(Composite):
         return torch.where(value == math.inf, value + math.nan, value)
 
 
+@dataclass(frozen=True)
+class Cast(Composite):
+    """x -> f(x), x in the precision of the model behind f; made by :func:`fitted`."""
+
+    f: Objective
+
+    def over(self, change: Callable[[Any], Any]) -> Cast:
+        """Cast(change(f))."""
+        return Cast(change(self.f))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """f(x)."""
+        return self.f(x.to(_precision(self.f) or x.dtype))
+
+
+def fitted(objective: Objective, x: Tensor) -> tuple[Objective, list[str]]:
+    """The objective, taking x in its own precision if it takes no other, and a word about it."""
+    dtype = _precision(objective)
+    if dtype in (None, x.dtype) or not len(x):
+        return objective, []
+    try:
+        evaluate(of_rows(objective, slice(1)), x[:1])
+    except (RuntimeError, TypeError):  # raised once more by the cast one, if that is not the cause
+        names = [str(kind).removeprefix("torch.") for kind in (x.dtype, dtype)]
+        said = f"x is {names[0]} and the model {names[1]}: x is cast wherever the model sees it"
+        return Cast(objective), [f"{said}; pass both in one precision to be rid of this"]
+    return objective, []
+
+
+def _precision(objective: Objective) -> torch.dtype | None:
+    """The dtype of all floating-point weights behind an objective, if they share one."""
+    weights = (p for module in modules(objective) for p in module.parameters())
+    found = {weight.dtype for weight in weights if weight.is_floating_point()}
+    return found.pop() if len(found) == 1 else None
+
+
 def of_rows(objective: Objective, which: slice) -> Objective:
     """The objective for the rows ``which`` of the batch alone."""
     return objective.rows(which) if isinstance(objective, Composite) else objective
@@ -101,9 +139,17 @@ def modules(objective: Objective) -> list[nn.Module]:
 def frozen(objective: Objective) -> Iterator[None]:
     """While this runs, no graph is built for the weights behind ``objective``.
 
-    Values and ``.grad`` of the parameters are not touched; their ``requires_grad`` comes back.
+    Values and ``.grad`` of the parameters are not touched; their ``requires_grad`` comes back, and
+    so do the buffers that a model in train mode moves, such as BatchNorm's running statistics.
     """
     weights = [p for module in modules(objective) for p in module.parameters() if p.requires_grad]
+    parts = [part for module in modules(objective) for part in module.modules() if part.training]
+    buffers = [
+        (part, name, buffer, buffer.clone())
+        for part in parts
+        for name, buffer in part._buffers.items()
+        if buffer is not None and not isinstance(part, Bijection)  # whose buffers never move
+    ]
     try:
         for weight in weights:
             weight.requires_grad_(False)
@@ -111,6 +157,24 @@ def frozen(objective: Objective) -> Iterator[None]:
     finally:
         for weight in weights:
             weight.requires_grad_(True)
+        for part, name, buffer, value in buffers:
+            part._buffers[name] = buffer
+            if not torch.equal(buffer, value):
+                with torch.no_grad():
+                    buffer.copy_(value)
+
+
+def unsteady(objective: Objective) -> list[str]:
+    """A warning if a layer behind the objective is in train mode, where it is no function of x."""
+    kinds = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
+    parts = [part for module in modules(objective) for part in module.modules() if part.training]
+    names = sorted({type(part).__name__ for part in parts if isinstance(part, kinds)})
+    if not names:
+        return []
+    return [
+        f"the model is in train mode, where its {', '.join(names)} give a sample another value in "
+        "another batch, or each time: call model.eval() first"
+    ]
 
 
 def in_double(objective: Any) -> Any:
@@ -129,14 +193,14 @@ def in_double(objective: Any) -> Any:
 
 
 def evaluate(objective: Objective, x: Tensor) -> Tensor:
-    """objective(x) without a graph, its shape checked."""
+    """objective(x) without a graph, its shape checked; it gets a copy, and may write to it."""
     with torch.no_grad():
-        return _checked(objective(x), x)
+        return _checked(objective(x.detach().clone()), x)
 
 
 def value_and_gradient(objective: Objective, x: Tensor) -> tuple[Tensor, Tensor]:
     """The objective and its gradient in x alone: no parameter's ``.grad`` is touched."""
-    x = x.detach().requires_grad_()
+    x = x.detach().clone().requires_grad_()
     with torch.enable_grad():
         value = _checked(objective(x), x)
         gradient = None
@@ -157,6 +221,8 @@ def _checked(value: Tensor, x: Tensor) -> Tensor:
             f"the objective must return one value per sample, shape ({len(x)},), got {got}; "
             "pass a log_prob, sum over the features, do not average over the batch"
         )
+    if not value.is_floating_point():
+        raise TypeError(f"the objective must return floating-point values, got {value.dtype}")
     return value
 
 
@@ -187,4 +253,5 @@ class Precise:
 
     def batches(self, x: Tensor, parts: list[slice]) -> Tensor:
         """The same for all of x, so many rows at a time."""
-        return torch.cat([self(x[part], part) for part in parts])
+        with frozen(self.objective):
+            return torch.cat([self(x[part], part) for part in parts])

@@ -13,8 +13,8 @@ from bisect import bisect_right
 import torch
 from torch import Tensor
 
-from flowrob.attacks.balls import Ball, Box, LinfBall, check_ball, clip, column
-from flowrob.attacks.objectives import Objective, evaluate, of_rows
+from flowrob.attacks.balls import Ball, Box, LinfBall, Region, check_ball, clip, column, too_wide
+from flowrob.attacks.objectives import Objective, evaluate, fitted, frozen, of_rows, unsteady
 from flowrob.attacks.outcome import Attack, Best, diagnose, joined, score_again
 from flowrob.attacks.starts import check_counts, check_start, random_rows, sample_seeds, slices
 
@@ -72,6 +72,8 @@ def square(
     check_counts(num_steps=num_steps, batch_size=batch_size)
     if not 0.0 < share <= 1.0:
         raise ValueError(f"share must lie in (0, 1], got {share}")
+    if against is not None and not isinstance(against, Attack):
+        raise TypeError(f"against must be an Attack, got {type(against).__name__}")
     if against is not None and against.x.shape != x.shape:
         raise ValueError(
             f"against attacked a batch of shape {tuple(against.x.shape)}, x has {tuple(x.shape)}; "
@@ -88,9 +90,12 @@ def square(
         best.history = best.history[1:]
         return best, start_value
 
-    found, no_gradient = joined([attack(part) for part in parts])
-    warnings = diagnose(found, no_gradient)
-    found = score_again(objective, x, found, parts, warnings)
+    suspicions = unsteady(objective) + too_wide(whole, box, x)
+    with frozen(objective):
+        objective, cast = fitted(objective, x)
+        found, no_gradient = joined([attack(part) for part in parts])
+        warnings = suspicions + cast + diagnose(found, no_gradient)
+        found = score_again(objective, x, found, parts, warnings)
     if against is not None:
         ahead = found.value - against.value
         beaten = int((ahead > 1e-6 * against.value.abs()).sum())
@@ -113,7 +118,7 @@ def _search(
     best: Best,
 ) -> None:
     """Stripes, then squares on what was accepted before; ``best``, at x, sees every candidate."""
-    x = best.x
+    x, region = best.x, Region(best.x, ball, box)
     space, channels = x.shape[2:] or x.shape[1:], x.shape[1] if x.dim() > 2 else 1
     width = len(space) + channels
     draws = random_rows(seeds, (channels * space[-1] + num_steps * width,)).to(x)
@@ -124,7 +129,7 @@ def _search(
     delta = torch.zeros_like(x)
 
     def offer(candidate: Tensor) -> Tensor:
-        moved = clip(x + candidate, box)
+        moved = region.inside(clip(x + candidate, box))
         accepted = best.keep(moved, evaluate(objective, moved))
         return torch.where(column(accepted, x), candidate, delta)
 

@@ -5,19 +5,22 @@ Each sample has a seed of its own, so that its random starts do not depend on ho
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import torch
 from torch import Tensor
 
-from flowrob.attacks.balls import Box
+from flowrob.attacks.balls import Box, check_box
 
 
 def check_start(x: Tensor, box: Box) -> Tensor:
     """x without its graph, if it can be attacked.
 
     Raises:
-        TypeError: x is no float32 or float64 tensor.
-        ValueError: x is no batch, not finite, or outside the box.
+        TypeError: x is no float32 or float64 tensor, or box is none.
+        ValueError: x is no batch, holds samples without numbers, is not finite, or outside the box.
     """
+    check_box(box)
     if not isinstance(x, Tensor) or not x.is_floating_point():
         kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
         raise TypeError(
@@ -34,6 +37,10 @@ def check_start(x: Tensor, box: Box) -> Tensor:
             f"x must have shape (batch, ...), got {tuple(x.shape)}; "
             "use x[None] for one sample, x[:, None] for one number per sample"
         )
+    if x.layout != torch.strided or x.is_quantized:
+        raise TypeError(f"x must be a dense tensor, got layout {x.layout}: pass x.to_dense()")
+    if len(x) and not x.numel():
+        raise ValueError(f"x must hold numbers, got shape {tuple(x.shape)}")
     x = x.detach()
     if not bool(x.isfinite().all()):
         raise ValueError("x must be finite; remove the samples that hold infinities or NaN")
@@ -48,14 +55,39 @@ def check_start(x: Tensor, box: Box) -> Tensor:
 def check_counts(**counts: int | None) -> None:
     """Raise a ValueError unless every number given is a positive integer."""
     for name, number in counts.items():
-        if number is not None and (not isinstance(number, int) or number < 1):
+        if number is not None and (not _is_integer(number) or number < 1):
             raise ValueError(f"{name} must be a positive integer, got {number!r}")
+
+
+def check_integers(least: int, **numbers: int) -> None:
+    """Raise unless every number given is an integer and at least ``least``.
+
+    Raises:
+        TypeError: no integer.
+        ValueError: a smaller one.
+    """
+    for name, number in numbers.items():
+        if not _is_integer(number):
+            raise TypeError(f"{name} must be an integer, got {number!r}")
+        if number < least:
+            raise ValueError(f"{name} must be at least {least}, got {number}")
+
+
+def check_generator(generator: torch.Generator) -> None:
+    """Raise a TypeError unless this is a generator: nothing is drawn from torch's global one."""
+    if not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator must be torch.Generator().manual_seed(...), got {generator!r}")
+
+
+def _is_integer(number: object) -> bool:
+    return isinstance(number, Integral) and not isinstance(number, bool)
 
 
 def sample_seeds(num: int, restarts: int, generator: torch.Generator | None) -> Tensor:
     """One seed per sample and restart, shape (num, restarts)."""
     if generator is None:
         raise ValueError("random starts need generator=torch.Generator().manual_seed(...)")
+    check_generator(generator)
     size = (num, restarts)
     return torch.randint(2**62, size, generator=generator, device=generator.device).cpu()
 

@@ -93,7 +93,12 @@ def detection_table(
             ]
         for which, levels in inputs.items():
             of = which.split()[0]
-            values[e, which] = score_images(log_prob, levels, scoring[of], batch_size)
+            scores = values[e, which] = score_images(log_prob, levels, scoring[of], batch_size)
+            if bad := int((~scores.isfinite()).sum()):
+                warnings.append(
+                    f"eps {e}: {bad} of {len(scores)} likelihoods of {which!r} are not finite; NaN "
+                    "ranks lowest, so an AUROC of 0.5 may mean a broken model"
+                )
         for first, second in pairs:
             auroc = _auroc(values[e, first], values[e, second])
             rows.append({"eps": e, "in": first, "out": second, "auroc": auroc})

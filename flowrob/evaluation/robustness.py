@@ -135,10 +135,13 @@ def models_by_name(models: Objective | Mapping[str, Objective]) -> dict[str, Obj
 
     Raises:
         ValueError: there is none.
+        TypeError: one cannot be called.
     """
     models = dict(models) if isinstance(models, Mapping) else {"model": models}
     if not models:
         raise ValueError("models is empty; pass a log_prob, or several by name")
+    if bad := [name for name, model in models.items() if not callable(model)]:
+        raise TypeError(f"models must be callables such as flow.log_prob; not so: {bad}")
     return models
 
 
@@ -233,8 +236,14 @@ def robustness_table(
                 bits = values[name, e, row] = protocol.bits(log_prob, levels)
                 bounded = goal == "lower" or row == "noise"
                 rows.append(protocol.row(name, e, row, bits, bounded))
+            if not e and not bool(values[name, 0, "clean"].isfinite().all()):
+                warnings.append(f"{name}: {rows[-1]['nonfinite']} clean values are not finite")
             if e:
                 of_row = {row: values[name, e, row] for row in inputs}
+                of_row["clean"] = bits_per_dim(
+                    attack.start_value.double() * (-1.0 if goal == "lower" else 1.0),
+                    protocol.num_dims,
+                )
                 warnings += [f"{name}, eps {e}: {w}" for w in _suspicions(of_row, rows[-1], goal)]
             bar.update()
     bar.close()
@@ -253,6 +262,13 @@ def _suspicions(bits: dict[str, Tensor], noise_row: dict, goal: str) -> list[str
         found.append(
             "the noise row lies below its Gibbs floor: the density is not normalised, or not in "
             "nats per unit of x in [0, 1]"
+        )
+    drop = bits["clean"] - bits["noise"]
+    if goal == "lower" and drop.mean() > 0.05 and (drop > 0).double().mean() > 0.9:
+        found.append(
+            f"uniform noise makes the images more likely, by {drop.mean().item():.2f} bits/dim: "
+            "log_prob looks like a negative log-likelihood, whose attack then helps the model; "
+            "pass lambda x: -log_prob(x)"
         )
     ahead = (bits["noise"] - bits["attacked"]) * (1.0 if goal == "lower" else -1.0)
     if beaten := int((ahead > 0).sum()):

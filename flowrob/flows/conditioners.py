@@ -6,9 +6,12 @@ initialised and trained at any depth. They are plain networks: nothing here need
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 from torch.nn.utils.parametrizations import weight_norm
 
 
@@ -27,6 +30,9 @@ class ZeroConv2d(nn.Conv2d):
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__(in_channels, out_channels, 3, padding=1)
         self.log_gain = nn.Parameter(torch.zeros(out_channels))
+
+    def reset_parameters(self) -> None:
+        """w = 0, b = 0: nothing is drawn."""
         nn.init.zeros_(self.weight)
         nn.init.zeros_(self.bias)
 
@@ -48,12 +54,20 @@ def conv_net(
         generator: draws the weights.
     """
     return nn.Sequential(
-        _he_normal(nn.Conv2d(in_channels, width, 3, padding=1), generator),
+        _he_normal(_conv(in_channels, width, 3), generator),
         nn.ReLU(inplace=True),
-        _he_normal(nn.Conv2d(width, width, 1), generator),
+        _he_normal(_conv(width, width, 1), generator),
         nn.ReLU(inplace=True),
         ZeroConv2d(width, out_channels),
     )
+
+
+def _conv(in_channels: int, out_channels: int, size: int) -> nn.Conv2d:
+    """A convolution that keeps height and width, whose numbers its caller fills in.
+
+    Made in the usual way it would draw some first, from torch's global generator.
+    """
+    return skip_init(nn.Conv2d, in_channels, out_channels, size, padding=size // 2)
 
 
 def _he_normal(conv: nn.Conv2d, generator: torch.Generator) -> nn.Conv2d:
@@ -109,7 +123,7 @@ class ResidualNet(nn.Module):
 
 
 def _normalized_conv(in_channels: int, out_channels: int, generator: torch.Generator) -> nn.Module:
-    conv = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+    conv = _conv(in_channels, out_channels, 3)
     return weight_norm(_he_normal(conv, generator))
 
 
@@ -122,12 +136,13 @@ def mlp(n_in: int, n_out: int, width: int, generator: torch.Generator) -> nn.Mod
         width: hidden units of each layer.
         generator: draws the weights.
     """
-    layers = [nn.Linear(n_in, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU()]
+    linear = partial(skip_init, nn.Linear)  # all of their numbers are drawn here
+    layers = [linear(n_in, width), nn.SiLU(), linear(width, width), nn.SiLU()]
     for layer in layers:
         if isinstance(layer, nn.Linear):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
             nn.init.normal_(layer.bias, generator=generator)
-    last = nn.Linear(width, n_out)
+    last = linear(width, n_out)
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)
     return nn.Sequential(*layers, last)

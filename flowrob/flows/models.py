@@ -71,6 +71,19 @@ class Flow(nn.Module):
             )
         return x
 
+    def _map(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(z, log_det) of x, and a word about precisions that do not go together."""
+        try:
+            return self.bijection(self._check(x))
+        except RuntimeError as error:
+            own = {weight.dtype for weight in self.parameters()}
+            if own <= {x.dtype}:
+                raise
+            raise TypeError(
+                f"x is {x.dtype}, the flow has {', '.join(map(str, own))}: pass both in one "
+                f"precision, such as flow.to({x.dtype}) ({error})"
+            ) from error
+
     def initialize(self, x: Tensor) -> None:
         """Data-dependent initialisation (ActNorm) on one clean batch ``x``; call it once.
 
@@ -99,7 +112,7 @@ class Flow(nn.Module):
             TypeError: x is not a floating-point tensor.
             ValueError: x has another shape than (batch, *event_shape).
         """
-        z, log_det = self.bijection(self._check(x))
+        z, log_det = self._map(x)
         return standard_normal_log_prob(z) + log_det
 
     def bits_per_dim(self, x: Tensor) -> Tensor:
@@ -119,7 +132,7 @@ class Flow(nn.Module):
 
     def encode(self, x: Tensor) -> Tensor:
         """z = f(x), all latents, none dropped: ``decode(encode(x)) == x``."""
-        return self.bijection(self._check(x))[0]
+        return self._map(x)[0]
 
     def decode(self, z: Tensor) -> Tensor:
         """x = f^-1(z), the input whose latents are z.
@@ -234,7 +247,7 @@ def glow(
         ValueError: sizes that are not positive, or an image that cannot be halved L times.
     """
     _check_sizes(num_levels=num_levels, num_steps=num_steps, width=width)
-    _check_image_shape(image_shape)
+    _check_image_shape(image_shape, halvings=num_levels)
     generator = generator or torch.Generator().manual_seed(0)
     config = _config("glow", glow, locals())
     channels, levels = image_shape[0], []
@@ -296,7 +309,7 @@ def realnvp(
         ValueError: sizes that are not positive, or an image that cannot be halved L - 1 times.
     """
     _check_sizes(num_levels=num_levels, width=width, num_blocks=num_blocks)
-    _check_image_shape(image_shape)
+    _check_image_shape(image_shape, halvings=num_levels - 1)
     generator = generator or torch.Generator().manual_seed(0)
     config = _config("realnvp", realnvp, locals())
     (channels, height, width_px), levels = image_shape, []
@@ -405,14 +418,20 @@ def published(name: str) -> Flow:
 
 def _check_sizes(**sizes: int) -> None:
     for name, value in sizes.items():
-        if not isinstance(value, int) or value < 1:
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ValueError(f"{name} must be a positive integer, got {value!r}")
 
 
-def _check_image_shape(image_shape: tuple[int, int, int]) -> None:
+def _check_image_shape(image_shape: tuple[int, int, int], halvings: int) -> None:
     sizes = tuple(image_shape) if isinstance(image_shape, tuple | list) else (image_shape,)
     if len(sizes) != 3 or not all(isinstance(n, int) and n > 0 for n in sizes):
         raise ValueError(f"image_shape must be (channels, height, width), got {image_shape!r}")
+    factor = 2 ** min(halvings, 64)  # checked here, before anything grows with it
+    if any(n % factor for n in sizes[1:]):
+        raise ValueError(
+            f"image_shape {tuple(image_shape)}: height and width must be divisible by {factor}, "
+            f"to be halved {halvings} times; resize the images or use fewer levels"
+        )
 
 
 def _config(kind: str, function: Callable[..., Flow], arguments: dict) -> dict:

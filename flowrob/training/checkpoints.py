@@ -1,10 +1,11 @@
 """Checkpoints: all that a killed training run needs to go on bit for bit, in one safetensors file.
 
     tensors    flow.*, optimizer.<parameter>.*, ema.*, best.*, perturbations
-    metadata   "flowrob": "checkpoint", step, history and recipe as JSON
+    metadata   "flowrob": "checkpoint", step, history and recipe as JSON, the digest of all
 
 No pickle: reading a file runs no code. Files are written whole or not at all, so that whoever kills
-the process finds the old checkpoint or the new one, never half of one.
+the process finds the old checkpoint or the new one, never half of one. While a run uses its file no
+other one can (:func:`flowrob.records.locked`).
 """
 
 from __future__ import annotations
@@ -12,16 +13,19 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from flowrob.attacks.starts import check_integers
 from flowrob.flows import Flow
-from flowrob.records import write_whole
+from flowrob.records import check_writable, locked, read_tensors, write_tensors
+
+WORDS = ("step", "history", "recipe")
 
 
 @dataclass
@@ -93,8 +97,9 @@ class Checkpoint:
     every: int = 200
 
     def __post_init__(self) -> None:
-        if self.every < 1:
-            raise ValueError(f"every must be at least 1, got {self.every}")
+        if not isinstance(self.path, str | os.PathLike) or not os.fspath(self.path):
+            raise TypeError(f"checkpoint must be the path of a file, got {self.path!r}")
+        check_integers(1, every=self.every)
 
     @classmethod
     def of(cls, checkpoint: Checkpoint | str | os.PathLike | None) -> Checkpoint | None:
@@ -112,6 +117,7 @@ class Saver:
         flow: the run's, as is the rest.
         optimizer: of the flow.
         recipe: what a resumed run must share.
+        usual: the options' defaults: what a run had that was begun before there were such options.
         writes: whether this process does.
     """
 
@@ -121,21 +127,33 @@ class Saver:
         flow: Flow,
         optimizer: torch.optim.Optimizer,
         recipe: dict,
+        usual: dict,
         writes: bool = True,
     ):
         self.checkpoint, self.flow, self.optimizer = checkpoint, flow, optimizer
-        self.recipe, self.writes, self.due = recipe, writes, False
+        self.recipe, self.usual, self.writes, self.due = recipe, usual, writes, False
 
     @property
     def path(self) -> Path | None:
         """Where it saves, if anywhere."""
         return Path(self.checkpoint.path) if self.checkpoint else None
 
+    def alone(self) -> AbstractContextManager:
+        """While this runs, no other run may use the file, which can be written.
+
+        Raises:
+            OSError: another run uses it, or it cannot be written.
+        """
+        if self.path is None or not self.writes:
+            return nullcontext()
+        check_writable(self.path)
+        return locked(self.path)
+
     def resume(self) -> State | None:
         """The state that was saved, its weights put into the flow; None if there is none."""
         if self.path is None or not self.path.exists():
             return None
-        return restore(self.path, self.flow, self.optimizer, self.recipe)
+        return restore(self.path, self.flow, self.optimizer, self.recipe, self.usual)
 
     def save(self, state: State, num_steps: int, healthy: bool) -> None:
         """Write if it is due, now or since the last time the loss was not healthy."""
@@ -160,77 +178,124 @@ def save(
         tensors |= {f"optimizer.{names[index]}.{k}": v for k, v in entry.items()}
     if state.perturbations is not None:
         tensors["perturbations"] = state.perturbations
-    metadata = {
-        "flowrob": "checkpoint",
+    words = {
         "step": str(state.step),
         "history": json.dumps(vars(state.history)),
         "recipe": json.dumps(recipe),
     }
-    tensors = {k: v.contiguous() for k, v in tensors.items()}
-    write_whole(path, lambda partial: save_file(tensors, partial, metadata))
+    write_tensors(path, "checkpoint", tensors, words)
 
 
 def read(path: str | os.PathLike) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Metadata and tensors of a checkpoint.
+    """Step, history and recipe of a checkpoint as text, and its tensors.
 
     Raises:
-        ValueError: a file that is truncated, or no checkpoint.
+        ValueError: a file that is damaged, or no checkpoint.
     """
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}
-    except (SafetensorError, OSError) as error:
-        raise ValueError(
-            f"{path} is not a readable checkpoint ({error}); delete it to start anew"
-        ) from error
-    if metadata.get("flowrob") != "checkpoint":
-        raise ValueError(f"{path} is not a flowrob checkpoint; choose another path")
-    return metadata, tensors
+    return read_tensors(path, "checkpoint", WORDS)
 
 
-def restore(path: Path, flow: Flow, optimizer: torch.optim.Optimizer, recipe: dict) -> State:
+def restore(
+    path: Path, flow: Flow, optimizer: torch.optim.Optimizer, recipe: dict, usual: dict
+) -> State:
     """Put a stored run back into ``flow`` and ``optimizer``; returns the rest of it.
 
+    Nothing is changed before all of the file has been checked.
+
     Raises:
-        ValueError: a file that is truncated, no checkpoint, made by another recipe, or by a
+        ValueError: a file that is damaged, no checkpoint, made by another recipe, or by a
             version of this package whose flows were made of other parts.
     """
-    metadata, tensors = read(path)
-    _check_recipe(path, json.loads(metadata["recipe"]), json.loads(json.dumps(recipe)))
+    words, tensors = read(path)
+    try:
+        step, history = int(words["step"]), History(**json.loads(words["history"]))
+        stored = json.loads(words["recipe"])
+        lengths = {len(h) for h in (history.clean, history.adversarial, history.loss)}
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path} is not as a run writes it: {error}") from error
+    asked = json.loads(json.dumps(recipe))
+    _check_recipe(path, stored, asked, json.loads(json.dumps(usual)))
+    if lengths != {step} or not 0 <= step <= asked.get("num_steps", step):
+        raise ValueError(
+            f"{path} says step {step} of {asked.get('num_steps')}, with histories of {lengths} "
+            "steps: no run writes that; use another path to start anew"
+        )
 
     def part(kind: str) -> dict[str, Tensor]:
         start = kind + "."
         return {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
 
     parameters = dict(flow.named_parameters())
-    if part("flow").keys() != flow.state_dict().keys() or part("ema").keys() != parameters.keys():
-        raise ValueError(
-            f"{path} names other weights than this flow has: another version of flowrob wrote it; "
-            "delete it to start anew"
-        )
+    _check_weights(path, "flow", part("flow"), flow.state_dict())
+    _check_weights(path, "ema", part("ema"), parameters)
+    if best := part("best"):
+        _check_weights(path, "best", best, parameters)
+    entries = _moments(path, part("optimizer"), parameters, step)
     flow.load_state_dict(part("flow"))
-    entries: dict[int, dict[str, Tensor]] = {index: {} for index in range(len(parameters))}
-    numbers = {name: index for index, name in enumerate(parameters)}
-    for key, value in part("optimizer").items():
-        name, what = key.rsplit(".", 1)
-        entries[numbers[name]][what] = value
     optimizer.load_state_dict({**optimizer.state_dict(), "state": entries})
+    history.interrupted = False
     return State(
-        int(metadata["step"]),
+        step,
         {name: value.to(parameters[name]) for name, value in part("ema").items()},
-        {name: value.to(parameters[name]) for name, value in part("best").items()},
+        {name: value.to(parameters[name]) for name, value in best.items()},
         tensors.get("perturbations"),
-        History(**{**json.loads(metadata["history"]), "interrupted": False}),
+        history,
     )
 
 
-def _check_recipe(path: Path, stored: dict, asked: dict) -> None:
-    """Raise a ValueError that names what two recipes differ in."""
-    keys = dict.fromkeys([*asked, *stored])
-    changed = {k: (stored.get(k), asked.get(k)) for k in keys if stored.get(k) != asked.get(k)}
+def _check_weights(
+    path: Path, what: str, found: Mapping[str, Tensor], own: Mapping[str, Tensor]
+) -> None:
+    """Raise a ValueError unless both hold tensors of the same names, shapes and dtypes."""
+    told, asked = ({k: (v.shape, v.dtype) for k, v in part.items()} for part in (found, own))
+    if wrong := sorted(k for k in told | asked if told.get(k) != asked.get(k)):
+        raise ValueError(
+            f"{path} names other weights than this flow has ({what}: {', '.join(wrong[:3])}): "
+            "another version of flowrob wrote it, or the flow has another dtype; use another path "
+            "to start anew"
+        )
+
+
+def _moments(
+    path: Path, found: Mapping[str, Tensor], parameters: Mapping[str, Tensor], step: int
+) -> dict[int, dict[str, Tensor]]:
+    """The optimizer's state by the number of the parameter, whole or not at all."""
+    entries: dict[int, dict[str, Tensor]] = {index: {} for index in range(len(parameters))}
+    numbers = {name: index for index, name in enumerate(parameters)}
+    wrong = []
+    for key, value in found.items():
+        name, _, what = key.rpartition(".")
+        if name not in numbers or value.shape not in (parameters[name].shape, ()):
+            wrong.append(key)
+        else:
+            entries[numbers[name]][what] = value
+    trained = [name for name, parameter in parameters.items() if parameter.requires_grad]
+    wrong += [name for name in trained if step and "step" not in entries[numbers[name]]]
+    if wrong:
+        raise ValueError(
+            f"{path} lacks, or has in another shape, what the optimizer remembers of "
+            f"{', '.join(wrong[:3])} ({len(wrong)} in all); use another path to start anew"
+        )
+    return {index: entry for index, entry in entries.items() if entry}
+
+
+def _check_recipe(path: Path, stored: object, asked: dict, usual: dict) -> None:
+    """Raise a ValueError that names what two recipes differ in, where both know of it.
+
+    An option that the stored one does not know is new: it had its usual value.
+    """
+    if not isinstance(stored, dict):
+        raise ValueError(f"{path} holds no recipe, but {stored!r}")
+    changed = {}
+    for key, value in asked.items():
+        old = stored.get(key, usual.get(key, value))
+        if isinstance(old, dict) and isinstance(value, dict):
+            new = usual.get(key, value)
+            old = {**{k: new.get(k, value[k]) for k in value if k not in old}, **old}
+        if old != value:
+            changed[key] = (old, value)
     if changed:
         raise ValueError(
-            f"{path} belongs to another run, or to another version of flowrob (stored, asked for): "
-            f"{changed}; use the same settings, or another path"
+            f"{path} belongs to another run (stored, asked for): {changed}; use the same settings, "
+            "or another path"
         )

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from tqdm.auto import tqdm
 
+from flowrob.attacks.starts import check_integers
 from flowrob.distributed import Group, join
 from flowrob.flows import Flow
 from flowrob.training.batches import Batches, step_generator
@@ -80,9 +81,13 @@ def fit(
         A second Ctrl-C raises KeyboardInterrupt at once.
 
     Raises:
-        ValueError: an unknown loss, fewer images than batch_size, fewer than one per process,
-            counts below 1, or a checkpoint of another run or of other images.
+        ValueError: an unknown loss, images of another shape than the flow's or fewer than
+            batch_size, fewer than one per process, counts below 1, or a checkpoint that is damaged,
+            of another run or of other images.
         TypeError: the flow is not a Flow, the images are not uint8, or an option of another kind.
+        OSError: another run uses the checkpoint, or it cannot be written: tried before the first
+            step. If the disk fills up later, the last checkpoint stays, and the flow holds the
+            averaged weights of that moment.
         TrainingDiverged: the loss or its gradient is not finite, or the loss exploded; the last
             good checkpoint is named.
     """
@@ -91,39 +96,49 @@ def fit(
     _check(flow, images, num_steps, batch_size, update, guard, group)
     batches, optimizer = Batches(images, batch_size, flips, seed), update.start(flow)
     recipe = _recipe(flow, loss, batches, num_steps, update, validation)
-    saver = Saver(checkpoint, flow, optimizer, recipe, writes=group.leads)
-    state = _begin_or_resume(saver, flow, loss, batches, group)
-    flow.to(memory_format=torch.channels_last).train()
-    model = flow if group.size == 1 else DistributedDataParallel(flow)
-    adversary = Adversary(loss, batches, group, next(flow.parameters()), state.perturbations)
-    history, started = state.history, time.monotonic() - state.history.seconds
-    watch = Watch(guard, loss.name, history.loss, loss.eps_warmup_steps, saver.path)
-    hidden = not (progress and group.leads)
-    bar = tqdm(total=num_steps, initial=state.step, disable=hidden, desc=loss.name)
-    with deferred_interrupt(group) as stop, bar:
-        for step in range(state.step, num_steps):
-            batch = batches.draw(step)
-            x, num_attacked = adversary.attack(flow, batch, step)
-            nll = bits_per_dim(model(x), flow.num_dims)
-            # Of several processes the gradients are averaged: hence their number.
-            norm = update.differentiate(flow, optimizer, nll.sum() * group.size / batch_size)
-            nll = group.gather(nll, batch_size)
-            watch.check(step, nll.mean().item(), norm)
-            update.apply(optimizer, step, num_steps)
-            update.average(state.ema, flow, step)
-            history.record(nll, num_attacked)
-            state.step = step + 1
-            _validate(validation, state, flow, loss, batches, group, num_steps)
-            history.interrupted = group.any(stop.is_set(), nll.device)
-            history.seconds = time.monotonic() - started
-            saver.save(state, num_steps, healthy=history.loss[-1] <= watch.limit)
-            bar.update()
-            bar.set_postfix_str(f"{history.loss[-1]:.3f} bits/dim")
-            if history.interrupted:
-                break
+    usual = {"update": asdict(Update()), "loss": Loss.of(loss.name).record()}
+    saver = Saver(checkpoint, flow, optimizer, recipe, usual, writes=group.leads)
+    with saver.alone():
+        state = _begin_or_resume(saver, flow, loss, batches, group)
+        flow.to(memory_format=torch.channels_last).train()
+        model = flow if group.size == 1 else DistributedDataParallel(flow)
+        adversary = Adversary(loss, batches, group, next(flow.parameters()), state.perturbations)
+        history, started = state.history, time.monotonic() - state.history.seconds
+        watch = Watch(guard, loss.name, history.loss, loss.eps_warmup_steps, saver.path)
+        hidden = not (progress and group.leads)
+        bar = tqdm(total=num_steps, initial=state.step, disable=hidden, desc=loss.name)
+        with deferred_interrupt(group) as stop, bar:
+            for step in range(state.step, num_steps):
+                batch = batches.draw(step)
+                x, num_attacked = adversary.attack(flow, batch, step)
+                nll = bits_per_dim(model(x), flow.num_dims)
+                # Of several processes the gradients are averaged: hence their number.
+                norm = update.differentiate(flow, optimizer, nll.sum() * group.size / batch_size)
+                nll = group.gather(nll, batch_size)
+                watch.check(step, nll.mean().item(), norm)
+                update.apply(optimizer, step, num_steps)
+                update.average(state.ema, flow, step)
+                history.record(nll, num_attacked)
+                state.step = step + 1
+                _validate(validation, state, flow, loss, batches, group, num_steps)
+                history.interrupted = group.any(stop.is_set(), nll.device)
+                history.seconds = time.monotonic() - started
+                try:
+                    saver.save(state, num_steps, healthy=history.loss[-1] <= watch.limit)
+                except OSError:  # the work is not lost: whoever catches this has the flow
+                    _finish(flow, state)
+                    raise
+                bar.update()
+                bar.set_postfix_str(f"{history.loss[-1]:.3f} bits/dim")
+                if history.interrupted:
+                    break
+        _finish(flow, state)
+        return history
+
+
+def _finish(flow: Flow, state: State) -> None:
     set_weights(flow, state.best or state.ema)
     flow.eval()
-    return history
 
 
 def _check(
@@ -142,9 +157,12 @@ def _check(
             where = f"{kind.__module__.rsplit('.', 1)[0]}.{kind.__name__}"
             raise TypeError(f"{name} must be a {where}, got {type(value).__name__}")
     check_images(images)
-    for name, value in {"num_steps": num_steps, "batch_size": batch_size}.items():
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+    if tuple(images.shape[1:]) != flow.event_shape:
+        raise ValueError(
+            f"images must have shape (N, {', '.join(map(str, flow.event_shape))}), as the flow has "
+            f"it, got {tuple(images.shape)}"
+        )
+    check_integers(1, num_steps=num_steps, batch_size=batch_size)
     if len(images) < batch_size:
         raise ValueError(f"need at least batch_size={batch_size} images, got {len(images)}")
     if batch_size < group.size:
@@ -171,8 +189,13 @@ def _recipe(
         "keep_best": bool(validation and validation.keep_best),
         "seed": batches.seed,
         "num_images": len(images),
-        "images_crc32": zlib.crc32(images.cpu().numpy().tobytes()),
+        "images_crc32": _crc32(images),
+        **({"validation_crc32": _crc32(validation.images)} if validation else {}),
     }
+
+
+def _crc32(images: Tensor) -> int:
+    return zlib.crc32(images.cpu().numpy().tobytes())
 
 
 def _begin_or_resume(saver: Saver, flow: Flow, loss: Loss, batches: Batches, group: Group) -> State:
@@ -181,14 +204,21 @@ def _begin_or_resume(saver: Saver, flow: Flow, loss: Loss, batches: Batches, gro
     resumed = group.any(state is not None and state.step > 0, next(flow.parameters()).device)
     if resumed and not (state and state.step):
         raise ValueError(f"{saver.path} is not seen by all processes; use a common file system")
+    room = Adversary.room_for(loss, batches)
     if state is not None:
+        kept = state.perturbations
+        same = room is kept or (room is not None and kept is not None and kept.shape == room.shape)
+        if not same or (kept is not None and kept.dtype != torch.int8):
+            raise ValueError(
+                f"{saver.path} does not hold this run's perturbations; use another path"
+            )
         return state
     flags = [b for name, b in flow.named_buffers() if name.endswith("initialized")]
     if flags and not all(bool(flag) for flag in flags):
         generator, images = step_generator(batches.seed, 2), batches.images
         chosen = images[torch.randperm(len(images), generator=generator)[:256]]
         flow.initialize(dequantize(chosen, generator).to(next(flow.parameters())))
-    return State(0, weights_of(flow), perturbations=Adversary.room_for(loss, batches))
+    return State(0, weights_of(flow), perturbations=room)
 
 
 def _validate(

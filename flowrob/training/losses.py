@@ -21,6 +21,7 @@ from flowrob.attacks.balls import Region, column
 from flowrob.attacks.gradient import ascend, cosine
 from flowrob.attacks.objectives import Negative, frozen
 from flowrob.attacks.outcome import Best
+from flowrob.attacks.starts import check_integers
 from flowrob.distributed import Group
 from flowrob.flows import Flow
 from flowrob.training.batches import Batch, Batches, mirror, step_generator
@@ -81,8 +82,7 @@ class Loss:
             raise ValueError(f"eps must lie in [0, 256] (grey levels), got {self.eps}")
         least = {"eps_warmup_steps": 0, "attack_warmup_steps": 0, "attack_steps": 1}
         for name, value in least.items():
-            if getattr(self, name) < value:
-                raise ValueError(f"{name} must be at least {value}, got {getattr(self, name)}")
+            check_integers(value, **{name: getattr(self, name)})
         if self.attack_dtype not in ATTACK_DTYPES:
             raise ValueError(
                 f"attack_dtype must be one of {[*ATTACK_DTYPES]}, got {self.attack_dtype!r}"

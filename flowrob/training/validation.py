@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from flowrob.attacks.objectives import evaluate
+from flowrob.attacks.starts import check_integers
 from flowrob.distributed import Group
 from flowrob.flows import Flow
 from flowrob.training.batches import step_generator
@@ -37,8 +38,7 @@ class Validation:
 
     def __post_init__(self) -> None:
         check_images(self.images, "validation images")
-        if self.every < 1:
-            raise ValueError(f"every must be at least 1, got {self.every}")
+        check_integers(1, every=self.every)
 
     @classmethod
     def of(cls, validation: Validation | Tensor | None) -> Validation | None:

@@ -1,7 +1,11 @@
 """Checkpoints: killed and interrupted runs continue as if nothing had happened."""
 
+import json
 import os
+import re
+import resource
 import signal
+import stat
 import subprocess
 import sys
 import textwrap
@@ -13,12 +17,14 @@ from safetensors.torch import load_file, save_file
 from small_runs import FAST, SMALL, equal, run_until, weights
 
 from flowrob.flows import glow
-from flowrob.training import Checkpoint, Loss, checkpoints, fit
+from flowrob.records import locked, write_tensors
+from flowrob.training import Checkpoint, Loss, PerImage, checkpoints, fit
 
 KILLED = """
 import torch
 from flowrob.data import load
 from flowrob.flows import glow
+from flowrob.records import locked, write_tensors
 from flowrob.training import Checkpoint, Loss, Update, fit
 torch.set_num_threads(1)
 fit(glow(**{small}), load("photos", size=8, limit=400), Loss.of("hybrid", attack_steps=2),
@@ -106,15 +112,15 @@ def test_truncated_foreign_and_mismatched_checkpoints_are_refused(images, tmp_pa
         fit(glow(**SMALL), images.flip(0), num_steps=2, checkpoint=path, **FAST)
     foreign = tmp_path / "foreign.safetensors"
     save_file(load_file(path), foreign)
-    with pytest.raises(ValueError, match="not a flowrob checkpoint"):
+    with pytest.raises(ValueError, match=r"foreign.*is not a checkpoint that flowrob wrote"):
         fit(glow(**SMALL), images, num_steps=2, checkpoint=foreign, **FAST)
-    metadata, tensors = checkpoints.read(path)
+    words, tensors = checkpoints.read(path)
     renamed = {k.replace("log_scale", "logs"): v for k, v in tensors.items()}
-    save_file(renamed, foreign, metadata)
+    write_tensors(foreign, "checkpoint", renamed, words)
     with pytest.raises(ValueError, match="names other weights than this flow"):
         fit(glow(**SMALL), images, num_steps=2, checkpoint=foreign, **FAST)
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(ValueError, match="not a readable checkpoint"):
+    with pytest.raises(ValueError, match=r"run\.safetensors is not a readable"):
         fit(glow(**SMALL), images, num_steps=2, checkpoint=path, **FAST)
 
 
@@ -137,3 +143,141 @@ def test_an_interval_below_1_is_refused_when_the_checkpoint_is_made():
     for wrong in (0, -5):
         with pytest.raises(ValueError, match=f"every must be at least 1, got {wrong}"):
             Checkpoint("run.safetensors", wrong)
+
+
+def test_no_flipped_bit_is_resumed_in_silence(images, tmp_path):
+    path = tmp_path / "run.safetensors"
+    fit(glow(**SMALL), images, "adversarial", num_steps=1, checkpoint=path, **FAST)
+    whole = path.read_bytes()
+    places = torch.randint(len(whole) * 8, (150,), generator=torch.Generator().manual_seed(0))
+    for place in places.tolist():
+        broken = bytearray(whole)
+        broken[place // 8] ^= 1 << place % 8
+        path.write_bytes(broken)
+        with pytest.raises(ValueError, match=r"run\.safetensors"):
+            checkpoints.read(path)
+    with pytest.raises(ValueError, match=r"run\.safetensors"):
+        fit(glow(**SMALL), images, "adversarial", num_steps=1, checkpoint=path, **FAST)
+    assert path.read_bytes() == bytes(broken)  # left as it was found, for whoever wants to look
+
+
+CRAFTED = {
+    "finished": (lambda words, tensors: words.update(step="9999"), "says step 9999 of 4"),
+    "negative": (lambda words, tensors: words.update(step="-1"), "says step -1 of 4"),
+    "no number": (lambda words, tensors: words.update(step="two"), "not as a run writes it"),
+    "no JSON": (lambda words, tensors: words.update(recipe="{"), "not as a run writes it"),
+    "no recipe": (lambda words, tensors: words.update(recipe="3"), "holds no recipe, but 3"),
+    "no history": (lambda words, tensors: words.update(history='{"a": 1}'), "not as a run writes"),
+    "a short history": (lambda words, tensors: words.update(history="{}"), r"histories of \{0\}"),
+    "no moments": (
+        lambda words, tensors: [tensors.pop(k) for k in [*tensors] if k.startswith("optimizer.")],
+        "what the optimizer remembers",
+    ),
+    "flat moments": (
+        lambda words, tensors: tensors.update(
+            {k: v.flatten() for k, v in tensors.items() if k.endswith(".exp_avg")}
+        ),
+        "what the optimizer remembers",
+    ),
+    "flat weights": (
+        lambda words, tensors: tensors.update(
+            {k: v.flatten() for k, v in tensors.items() if k.startswith("ema.")}
+        ),
+        r"other weights than this flow has \(ema",
+    ),
+    "half of the best": (
+        lambda words, tensors: tensors.update({"best.x": torch.zeros(2)}),
+        r"other weights than this flow has \(best",
+    ),
+    "no perturbations": (
+        lambda words, tensors: tensors.pop("perturbations"),
+        "does not hold this run's perturbations",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CRAFTED)
+def test_crafted_checkpoints_are_refused_and_change_nothing(name, images, tmp_path):
+    path, flow = tmp_path / "run.safetensors", glow(**SMALL)
+    loss = Loss.of("adversarial", attack_steps=1, memory=PerImage())
+    run_until(2, flow, images, loss, num_steps=4, checkpoint=path, **FAST)
+    words, tensors = checkpoints.read(path)
+    craft, match = CRAFTED[name]
+    craft(words, tensors)
+    write_tensors(path, "checkpoint", tensors, words)
+    fresh = glow(**SMALL)
+    before = weights(fresh)
+    with pytest.raises(ValueError, match=match):
+        fit(fresh, images, loss, num_steps=4, checkpoint=path, **FAST)
+    assert equal(weights(fresh), before) or name == "no perturbations"
+
+
+def test_two_runs_on_one_checkpoint_are_told_so(images, tmp_path):
+    path = tmp_path / "run.safetensors"
+    with locked(path), pytest.raises(OSError, match=r"another run is using it.*run\.safetensors"):
+        fit(glow(**SMALL), images, num_steps=2, checkpoint=path, **FAST)
+    assert not path.exists()
+    fit(glow(**SMALL), images, num_steps=2, checkpoint=path, **FAST)
+    (tmp_path / "run.safetensors.lock").touch()  # as a killed run leaves it
+    fit(glow(**SMALL), images, num_steps=2, checkpoint=path, **FAST)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_run_survives_the_options_of_a_later_release(images, tmp_path):
+    path, loss = tmp_path / "run.safetensors", Loss.of("hybrid", attack_steps=1)
+    first = glow(**SMALL)
+    fit(first, images, loss, num_steps=2, checkpoint=path, **FAST)
+    words, tensors = checkpoints.read(path)
+    recipe = json.loads(words["recipe"])
+    del recipe["update"]["ema_decay"], recipe["loss"]["random_eps"], recipe["keep_best"]
+    write_tensors(path, "checkpoint", tensors, {**words, "recipe": json.dumps(recipe)})
+    again = glow(**SMALL)
+    fit(again, images, loss, num_steps=2, checkpoint=path, **FAST)
+    assert equal(weights(again), weights(first))
+    other = Loss.of(loss, random_eps=0.5)  # the run had the usual 0
+    with pytest.raises(ValueError, match=r"another run.*'random_eps': 0\.0"):
+        fit(glow(**SMALL), images, other, num_steps=2, checkpoint=path, **FAST)
+
+
+def test_other_validation_images_are_another_run(images, tmp_path):
+    path, settings = tmp_path / "run.safetensors", {"num_steps": 2, **FAST}
+    fit(glow(**SMALL), images, validation=images[:4], checkpoint=path, **settings)
+    with pytest.raises(ValueError, match=r"another run.*'validation_crc32'"):
+        fit(glow(**SMALL), images, validation=images[4:8], checkpoint=path, **settings)
+
+
+def test_a_full_disk_keeps_the_last_checkpoint_and_the_weights(images, tmp_path):
+    path, flow, straight = tmp_path / "run.safetensors", glow(**SMALL), glow(**SMALL)
+    settings = {"checkpoint": Checkpoint(path, every=2), **FAST}
+    run_until(3, flow, images, num_steps=6, **settings)
+    before, limits = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    flow = glow(**SMALL)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"cannot be written \(File too large.*run\.safetensors"):
+            fit(flow, images, num_steps=6, **settings)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == before and [*tmp_path.iterdir()] == [path]
+    run_until(4, straight, images, num_steps=6, **FAST)
+    assert not flow.training and equal(weights(flow), weights(straight))
+
+
+def test_what_cannot_be_written_is_said_before_the_first_step(images, tmp_path):
+    (tmp_path / "file").touch()
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "file" / "run.safetensors", tmp_path / "pipe"):
+        with pytest.raises(OSError, match=re.escape(str(path))):
+            fit(glow(**SMALL), images, num_steps=10**9, checkpoint=path, **FAST)
+    for wrong in (3, "", b"run"):
+        with pytest.raises(TypeError, match="checkpoint must be the path of a file, got"):
+            fit(glow(**SMALL), images, num_steps=10**9, checkpoint=wrong, **FAST)
+
+
+def test_a_checkpoint_has_the_mode_that_the_user_asks_for(images, tmp_path):
+    old = os.umask(0o027)
+    try:
+        fit(glow(**SMALL), images, num_steps=1, checkpoint=tmp_path / "a.safetensors", **FAST)
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE((tmp_path / "a.safetensors").stat().st_mode) == 0o640
