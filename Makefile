@@ -3,16 +3,19 @@
 # Settings, each as NAME=value after the command:
 #   PYTHON    the interpreter that makes .venv (3.11 or newer)      PYTHON=python3.12
 #   EXTRAS    the extras of pyproject.toml to install; dev has all  EXTRAS=notebooks
-#             that the commands below need, "make lab" is content
-#             with notebooks, compare adds other libraries' flows
+#             that the commands below need ("make docs" takes docs
+#             along), "make lab" is content with notebooks, compare
+#             adds other libraries' flows
 #   PIP_ARGS  more options for pip install, here CPU-only torch
 #             PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 #   LAB_ARGS  more options for JupyterLab                           LAB_ARGS="--no-browser --port 8899"
 #   TEST_ARGS more options for pytest                               TEST_ARGS="-x tests"
 #   NB        which notebooks to build                              NB="01 05"
 
+comma := ,
+
 PYTHON ?= python3
-EXTRAS ?= dev
+EXTRAS ?= dev$(if $(filter docs,$(MAKECMDGOALS)),$(comma)docs)
 PIP_ARGS ?=
 LAB_ARGS ?=
 TEST_ARGS ?=
@@ -48,6 +51,9 @@ notebooks: $(STAMP)  ## install if needed, then run the .py twins and write the 
 student: $(STAMP)  ## install if needed, then write student/*.ipynb: the notebooks without outputs and solutions
 	$(PY) notebooks/build.py --student $(NB)
 
+docs: $(STAMP)  ## install if needed, then build the site: open build/site/index.html
+	$(PY) -m sphinx --fail-on-warning --keep-going --quiet -c docs -d build/doctrees . build/site
+
 lint: $(STAMP)  ## install if needed, then check style, format and the types a user sees
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
@@ -75,4 +81,4 @@ $(PY):
 	@$(PYTHON) -c '$(TOO_OLD)'
 	$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
 
-.PHONY: help lab test notebooks student lint format clean install
+.PHONY: help lab test notebooks student docs lint format clean install

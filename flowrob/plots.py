@@ -181,7 +181,7 @@ def drop_by_angle(ax: Axes, degrees, drop, marks=()) -> Axes:
 
 
 def secular(ax: Axes, eta, length, radius: float, poles, roots, colors) -> Axes:
-    """|delta(eta)| against the multiplier eta: its poles, the radius, and where the two meet."""
+    """``|delta(eta)|`` against the multiplier: its poles, the radius, and where the two meet."""
     ax.plot(_numpy(eta), _numpy(length), color=THEORY, lw=1.6)
     for pole in _numpy(poles):
         ax.axvline(pole, color=NOISE, lw=1.0, ls=":")

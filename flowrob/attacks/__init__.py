@@ -1,11 +1,13 @@
 """Attacks: which small change costs, or gains, the most likelihood (sections 2.2 and 4).
 
-``likelihood``     the named attacks: lower, raise, one perturbation for all images, the linear one
+=================  ==============================================================================
+``likelihood``     the named attacks: lower, raise, one perturbation for all images, the linear
 ``images``         the same on 8-bit images, whose dequantisation noise is part of the objective
 ``gradient``       projected gradient ascent; ``auto_pgd`` chooses its own steps
 ``random_search``  the square attack, which needs no gradient
 ``balls``          l_inf and l_2, with the box around them
 ``objectives``     what is maximised; ``starts``: where from; ``outcome``: what was found
+=================  ==============================================================================
 """
 
 from flowrob.attacks.balls import Ball, L2Ball, LinfBall

@@ -79,7 +79,7 @@ class _Ball:
 
 @dataclass(frozen=True)
 class LinfBall(_Ball):
-    """All delta with max_i |delta_i| <= radius.
+    """All delta with ``max_i |delta_i| <= radius``.
 
     Args:
         radius: in units of x (eps grey levels are eps / 256); a number, or (batch,).
@@ -93,7 +93,7 @@ class LinfBall(_Ball):
         return _radius(self.radius, noise) * (2.0 * noise - 1.0)
 
     def steepest(self, gradient: Tensor) -> Tensor:
-        """argmax of <gradient, d> over |d|_inf <= 1: the sign."""
+        """``argmax <gradient, d>`` over ``|d|_inf <= 1``: the sign."""
         return gradient.sign()
 
     def project(self, delta: Tensor) -> Tensor:
@@ -102,7 +102,7 @@ class LinfBall(_Ball):
         return torch.minimum(torch.maximum(delta, -radius), radius)
 
     def size(self, delta: Tensor) -> Tensor:
-        """max_i |delta_i|, shape (batch,)."""
+        """``max_i |delta_i|``, shape (batch,)."""
         return delta.flatten(1).abs().amax(1)
 
     def round(self, delta: Tensor) -> Tensor:
@@ -112,7 +112,7 @@ class LinfBall(_Ball):
 
 @dataclass(frozen=True)
 class L2Ball(_Ball):
-    """All delta with (sum_i delta_i^2)^(1/2) <= radius.
+    """All delta with ``(sum_i delta_i^2)^(1/2) <= radius``.
 
     Args:
         radius: in units of x; a number, or (batch,).
@@ -132,7 +132,7 @@ class L2Ball(_Ball):
         return _radius(self.radius, noise) * length * self.steepest(gaussian)
 
     def steepest(self, gradient: Tensor) -> Tensor:
-        """argmax of <gradient, d> over |d|_2 <= 1: the normalised gradient (0 where it is 0)."""
+        """``argmax <gradient, d>`` over ``|d|_2 <= 1``: the gradient normalised, or 0."""
         return unit(gradient)
 
     def project(self, delta: Tensor) -> Tensor:
@@ -142,7 +142,7 @@ class L2Ball(_Ball):
         return delta * (radius / norm.where(norm > 0, torch.ones_like(norm))).clamp(max=1.0)
 
     def size(self, delta: Tensor) -> Tensor:
-        """|delta|_2, shape (batch,)."""
+        """``|delta|_2``, shape (batch,)."""
         return delta.flatten(1).norm(dim=1)
 
     def round(self, delta: Tensor) -> Tensor:

@@ -127,7 +127,7 @@ def rebased(flow: Flow, scale: float = 1.0, degrees: float = math.inf) -> Rebase
         degrees: of freedom of independent Student-t latents; infinity: normal.
 
     Returns:
-        A callable from (batch, *event_shape) to (batch,) nats.
+        A callable from ``(batch, *event_shape)`` to (batch,) nats.
 
     Raises:
         TypeError: flow is not a Flow.

@@ -25,10 +25,10 @@ class Anatomy:
 
     Attributes:
         layers: (level, name) of every layer, in the order in which they are applied.
-        latent: (levels, batch), the change of 1/2 |z_level|^2, in bits/dim.
-        log_det: (layers, batch), the change of each layer's log|det|, in bits/dim.
-        distance: (layers, batch), |h' - h| / |h' - h at the input| after each layer: how much the
-            difference between the two inputs has grown on its way.
+        latent: (levels, batch), the change of ``1/2 |z_level|^2``, in bits/dim.
+        log_det: (layers, batch), the change of each layer's ``log|det|``, in bits/dim.
+        distance: (layers, batch), ``|h' - h|`` after each layer over the same at the input: how
+            much the difference between the two inputs has grown on its way.
         total: (batch,), the change of bits/dim.
     """
 
@@ -51,7 +51,9 @@ class Anatomy:
 
 
 def anatomy(flow: Flow, x: Tensor, x_attacked: Tensor) -> Anatomy:
-    """Where inside the flow an attack acts: NLL = 1/2 |z|^2 + (D/2) log(2 pi) - log|det|, by term.
+    """Where inside the flow an attack acts, term by term of the change of variables:
+
+        NLL = 1/2 |z|^2 + (D/2) log(2 pi) - sum over layers of log|det|
 
     Computed in float64, on a copy of the flow, layer by layer.
 
@@ -59,7 +61,7 @@ def anatomy(flow: Flow, x: Tensor, x_attacked: Tensor) -> Anatomy:
 
     Args:
         flow: a :class:`~flowrob.flows.Flow`; the levels of a multi-scale flow are kept apart.
-        x: (batch, *event_shape).
+        x: ``(batch, *event_shape)``.
         x_attacked: the same shape.
 
     Returns:

@@ -107,7 +107,7 @@ class FlowMixture(nn.Module):
 
         Raises:
             TypeError: x is not a floating-point tensor.
-            ValueError: x has another shape than (batch, *event_shape).
+            ValueError: x has another shape than ``(batch, *event_shape)``.
         """
         return log_mixture(self.log_probs(x), self.log_weights)
 
@@ -130,7 +130,7 @@ class FlowMixture(nn.Module):
     def sample(
         self, num_samples: int, generator: torch.Generator, temperature: float = 1.0
     ) -> Tensor:
-        """Draw a part for each sample, then x from it; shape (num_samples, *event_shape).
+        """Draw a part for each sample, then x from it; shape ``(num_samples, *event_shape)``.
 
         Args:
             num_samples: how many.

@@ -32,10 +32,10 @@ from flowrob.units import bits_per_dim
 class Flow(nn.Module):
     """A density on images or vectors: a bijection to a standard normal.
 
-    log p(x) = -1/2 |z|^2 - (D/2) log(2 pi) + log_det,   (z, log_det) = bijection(x)
+        log p(x) = -1/2 |z|^2 - (D/2) log(2 pi) + log_det,   (z, log_det) = bijection(x)
 
     Args:
-        bijection: maps (batch, *event_shape) to latents.
+        bijection: maps ``(batch, *event_shape)`` to latents.
         event_shape: shape of one x, for example (3, 32, 32) or (2,).
         config: how to build this architecture again (set by :func:`glow` and its siblings; it is
             what the zoo stores beside the weights).
@@ -88,7 +88,7 @@ class Flow(nn.Module):
         """Data-dependent initialisation (ActNorm) on one clean batch ``x``; call it once.
 
         Raises:
-            ValueError: x is empty, not finite, or of another shape than (batch, *event_shape).
+            ValueError: x is empty, not finite, or of another shape than ``(batch, *event_shape)``.
         """
         if not self._check(x).numel() or not bool(x.isfinite().all()):
             raise ValueError("x must hold at least one sample and only finite numbers")
@@ -103,14 +103,14 @@ class Flow(nn.Module):
         """log p(x) in nats, per unit of x.
 
         Args:
-            x: (batch, *event_shape), floating point; images in [0, 1].
+            x: ``(batch, *event_shape)``, floating point; images in [0, 1].
 
         Returns:
             (batch,) log-densities.
 
         Raises:
             TypeError: x is not a floating-point tensor.
-            ValueError: x has another shape than (batch, *event_shape).
+            ValueError: x has another shape than ``(batch, *event_shape)``.
         """
         z, log_det = self._map(x)
         return standard_normal_log_prob(z) + log_det
@@ -150,7 +150,7 @@ class Flow(nn.Module):
     def sample(
         self, num_samples: int, generator: torch.Generator, temperature: float = 1.0
     ) -> Tensor:
-        """Draw x = f^-1(temperature * noise), shape (num_samples, *event_shape).
+        """Draw ``x = f^-1(temperature * noise)``, shape ``(num_samples, *event_shape)``.
 
         Args:
             num_samples: how many.
@@ -186,7 +186,7 @@ def _holds_levels(chain: Chain) -> bool:
 
 
 def standard_normal_log_prob(z: Tensor) -> Tensor:
-    """log N(z; 0, I) = -1/2 |z|^2 - (D/2) log(2 pi), shape (batch,)."""
+    """``log N(z; 0, I) = -1/2 |z|^2 - (D/2) log(2 pi)``, shape (batch,)."""
     z = z.flatten(1)
     return -0.5 * z.square().sum(1) - 0.5 * z.shape[1] * math.log(2.0 * math.pi)
 
@@ -299,7 +299,7 @@ def realnvp(
         num_levels: L, the last one included.
         width: channels inside the conditioners at full resolution.
         num_blocks: residual blocks per conditioner.
-        log_range: bound r of every coupling's |log s|.
+        log_range: bound r of every coupling's ``|log s|``.
         generator: draws the initial weights; default: seed 0.
 
     Returns:

@@ -18,7 +18,7 @@ class Invertibility:
     """How well a flow can be inverted in floating point; the result of :func:`invertibility`.
 
     Attributes:
-        float32: max |x - decode(encode(x))| over all inputs, computed in single precision.
+        float32: ``max |x - decode(encode(x))|`` over all inputs, computed in single precision.
         float64: the same in double precision.
         conditions: condition number of each 1x1 convolution, by its name in the flow.
     """
@@ -51,7 +51,7 @@ def invertibility(flow: Flow, x: Tensor) -> Invertibility:
 
     Args:
         flow: any flow of this chapter; it is copied, not changed.
-        x: (batch, *event_shape), floating point.
+        x: ``(batch, *event_shape)``, floating point.
 
     Returns:
         An :class:`Invertibility`. An error that is not finite is reported as infinity.

@@ -95,7 +95,7 @@ def retrain(
 
 
 def universal_drop(truth: GaussianFlow, model: GaussianFlow, radius: float) -> float:
-    """max_{|delta| <= radius} E_truth[L(x) - L(x + delta)], in nats: one delta for all x.
+    """``max_{|delta| <= radius} E_truth[L(x) - L(x + delta)]``, in nats: one delta for all x.
 
     Source: section 3.3 of the paper. The mean drop is linear in x, so it is the drop of the point
     x = mean.

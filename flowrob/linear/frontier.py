@@ -64,7 +64,9 @@ def trade_off(
     num_samples: int = 2**12,
     generator: torch.Generator | None = None,
 ) -> TradeOff:
-    """L_nat_dr = KL(truth | model), exactly; L_sen = E_truth[L(x) - min_{|d| <= radius} L(x + d)].
+    """What a model loses and what an attack can take from it, natural drop and sensitivity:
+
+        L_nat_dr = KL(truth | model),   L_sen = E_truth[L(x) - min_{|d| <= radius} L(x + d)]
 
     Source: section 3.2 of the paper, for any covariance. The sensitivity is closed form for two
     concentric spheres, else a mean over scrambled Sobol points of the truth.
@@ -191,11 +193,11 @@ def _minimise(lam, a, radius: float, weight: float, start) -> tuple[torch.Tensor
 
 
 def water_filling(eigenvalues, radius: float) -> torch.Tensor:
-    """lam'_i = max(lam_i, theta), where theta solves sum_i (theta - lam_i)_+ = radius^2.
+    """``lam'_i = max(lam_i, theta)``, where theta solves ``sum_i (theta - lam_i)_+ = radius^2``.
 
     Beyond the paper. The Gaussian that minimises L_nat_dr + L_sen against universal perturbations,
-    |delta| <= radius the same for all x: P^-1 = K + M with tr M = radius^2, and M only where P is
-    largest. Its own sensitivity is radius^2 / (2 min_i lam'_i).
+    ``|delta| <= radius`` the same for all x: P^-1 = K + M with tr M = radius^2, and M only where P
+    is largest. Its own sensitivity is radius^2 / (2 min_i lam'_i).
 
     Args:
         eigenvalues: lam, positive, (n,).

@@ -206,7 +206,7 @@ class Perturbation:
     """One perturbation per point, with the proof that it is optimal.
 
     Attributes:
-        delta: in the shape of x, float64, |delta| <= radius.
+        delta: in the shape of x, float64, ``|delta| <= radius``.
         drop: log p(x) - log p(x + delta) in nats, (batch,); negative where the likelihood rose.
         multiplier: the paper's eta, in K^-1 (x + delta - mu) = 2 eta delta, (batch,): worst case
             (1 + t) / (2 lam_1), best case -t / (2 lam_1). Infinite at radius 0.
@@ -225,7 +225,7 @@ class Perturbation:
 def worst_case(
     flow: GaussianFlow, x: Tensor, radius: float | Tensor, *, generator: Generator | None = None
 ) -> Perturbation:
-    """delta = argmax log p(x) - log p(x + delta) over |delta|_2 <= radius, for every point.
+    """``delta = argmax log p(x) - log p(x + delta)`` over ``|delta|_2 <= radius``, for every point.
 
         U^T delta = b_i / (w_i + t),   sum_i b_i^2 / (w_i + t)^2 = radius^2,   w_i = 1 - lam_1/lam_i
         drop <= 1/2 (1 + t) radius^2 / lam_1 + 1/2 sum_i b_i^2 / (lam_1 (w_i + t))   for any t > 0
@@ -257,7 +257,7 @@ def worst_case(
 
 
 def best_case(flow: GaussianFlow, x: Tensor, radius: float | Tensor) -> Perturbation:
-    """delta = argmin log p(x) - log p(x + delta) over |delta|_2 <= radius: raises the likelihood.
+    """``delta = argmin log p(x) - log p(x + delta)`` over ``|delta|_2 <= radius``: it raises p.
 
         U^T delta = -b_i / (w_i + t),   sum_i b_i^2 / (w_i + t)^2 = radius^2,   w_i = lam_1/lam_i
         delta = mu - x where the ball reaches the mean

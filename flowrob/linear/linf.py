@@ -85,7 +85,9 @@ def worst_case_linf(
 
 
 def linf_bound(flow: GaussianFlow, x: torch.Tensor, radius: float) -> torch.Tensor:
-    """min(l2 worst case of radius sqrt(n) radius,  radius |P (x - mu)|_1 + radius^2/2 sum |P_ij|).
+    """The lesser of two bounds on the drop of a perturbation in the l_inf ball:
+
+        radius |P (x - mu)|_1 + radius^2/2 sum_ij |P_ij|,   the l2 worst case of sqrt(n) radius
 
     Beyond the paper. The box lies in the ball of radius sqrt(n) radius, whose worst case is known
     exactly; and each product of the drop is at most its absolute value, with equality when P is

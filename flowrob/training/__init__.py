@@ -1,11 +1,13 @@
 """Training: clean, adversarial and hybrid, in one loop (section 4).
 
-``loop``         ``fit()``: draw, attack, score, update, guard, average, record, validate, save
-``losses``       ``Loss``: whom a step attacks, how far and how hard
-``visits``       how long an attack lasts: ``Fresh``, ``PerImage``, ``Pool(visits)``
-``batches``      what a step draws, from (seed, step) alone
-``update``       optimizer, learning rate, clipping, averaging; ``muon``: an optimizer
-``validation``, ``guard``, ``checkpoints``   held-out images; what ends a run early; what is saved
+==============  ==================================================================================
+``loop``        ``fit()``: draw, attack, score, update, guard, average, record, validate, save
+``losses``      ``Loss``: whom a step attacks, how far and how hard
+``visits``      how long an attack lasts: ``Fresh``, ``PerImage``, ``Pool(visits)``
+``batches``     what a step draws, from (seed, step) alone
+``update``      optimizer, learning rate, clipping, averaging; ``muon``: an optimizer
+``validation``  held-out images; ``guard``: what ends a run early; ``checkpoints``: what is saved
+==============  ==================================================================================
 """
 
 from flowrob.training.checkpoints import Checkpoint, History
