@@ -104,7 +104,7 @@ def digest(tensors: Mapping[str, Tensor], *texts: str) -> str:
         found.update(hashlib.sha256(text.encode()).digest())
     for name, tensor in sorted(tensors.items()):
         found.update(f"{name}\n{tensor.dtype}\n{tuple(tensor.shape)}\n".encode())
-        found.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
+        found.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return found.hexdigest()
 
 
