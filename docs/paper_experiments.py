@@ -226,12 +226,13 @@ ITEMS = (
         f"{NB['07']}, {TABLES}",
         lambda: (
             f"CIFAR-10, strongest: hybrid {line(T1, 'hybrid')}; mixture of the clean and the "
-            f"adversarial model {line(T1, 'mixture')}. In the paper’s Table 2 the better of its "
-            f"clean and adversarial model is at or below hybrid at ε = {mixture_of_theirs()}"
+            f"adversarial model {line(T1, 'mixture')}; ladder {line(T1, 'ladder')}. In the paper’s "
+            "Table 2 the better of its clean and adversarial model is at or below hybrid at ε = "
+            f"{mixture_of_theirs()}"
         ),
         DISAGREES,
-        "longer attacks undo it; and a mixture of the other two, at most one bit per image worse "
-        "than the better of them, does as well for nothing",
+        "longer attacks undo it; a mixture of the other two, at most one bit per image worse than "
+        "the better of them, does as well at both ends, and the [ladder](ladder.md) between them",
     ),
     Item(
         "Table 3",

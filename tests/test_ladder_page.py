@@ -132,30 +132,38 @@ def test_the_penalty_is_what_the_linear_expansion_misses(cures):
     assert (some - none)[4:].abs().max() == 0
 
 
-def test_the_scripts_measure_every_kind_and_go_on_where_they_stopped(
-    quick, ladder, cures, monkeypatch, tmp_path, capsys
-):
-    short = ["--limit", "2", "--max-steps", "1", "--folder", str(tmp_path / "weights")]
-    for script, key in ((ladder, "model"), (cures, "kind")):
-        path = tmp_path / f"{key}.json"
-        arguments = ["script.py", *short, "--json", str(path)]
-        monkeypatch.setattr(sys, "argv", [*arguments, "--seeds", "0"])
-        script.main()
-        first = json.loads(path.read_text())
-        kinds = [row[key] for row in first["rows"]]
-        assert len({*kinds}) == len(kinds) == (10 if key == "model" else 6)
-        monkeypatch.setattr(sys, "argv", [*arguments, "--seeds", "0", "1"])
-        capsys.readouterr()
-        script.main()
-        both = json.loads(path.read_text())
-        assert both["rows"][: len(kinds)] == first["rows"] and len(both["rows"]) == 2 * len(kinds)
-        assert both["rows"][len(kinds)]["rows"] != first["rows"][0]["rows"]  # other first weights
-        monkeypatch.setattr(sys, "argv", [*arguments, "--limit", "1"])
-        with pytest.raises(ValueError, match="holds other settings"):
-            script.main()
-    row = next(row for row in json.loads((tmp_path / "model.json").read_text())["rows"]
-               if row["model"] == "ladder")  # fmt: skip
+def run_script(script, monkeypatch, path, *more):
+    short = ["--limit", "2", "--max-steps", "1", "--folder", str(path.parent / "weights")]
+    monkeypatch.setattr(sys, "argv", ["script.py", *short, "--json", str(path), *more])
+    monkeypatch.setattr(script.torch, "set_num_threads", lambda number: None)
+    script.main()
+    return json.loads(path.read_text())
+
+
+def test_the_script_of_cures_goes_on_where_it_stopped(quick, cures, monkeypatch, tmp_path):
+    path = tmp_path / "cures.json"
+    first = run_script(cures, monkeypatch, path, "--seeds", "0")["rows"]
+    kinds = [row["kind"] for row in first]
+    assert kinds == [*cures.kinds()] and len(kinds) == 6
+    both = run_script(cures, monkeypatch, path, "--seeds", "0", "1")["rows"]
+    assert both[:6] == first and [row["kind"] for row in both[6:]] == kinds
+    assert both[6]["rows"] != first[0]["rows"]  # other first weights, and other batches
+    with pytest.raises(ValueError, match="holds other settings"):
+        run_script(cures, monkeypatch, path, "--limit", "1")
+
+
+def test_the_script_of_the_ladder_measures_every_density(quick, ladder, monkeypatch, tmp_path):
+    path = tmp_path / "ladder.json"
+    monkeypatch.setattr(ladder, "EPS", (8,))
+    first = run_script(ladder, monkeypatch, path, "--seeds", "0")
+    models = [row["model"] for row in first["rows"]]
+    assert models == [*ladder.SINGLE, "ladder", "pair", "told k"]
+    row = first["rows"][models.index("ladder")]
+    parts = [r["parameters"] for r in first["rows"] if r["model"] in ("clean", "adversarial")]
+    assert row["parameters"] == 5 * parts[0] == 5 * parts[1]
     assert all(r["mean"] <= b + 0.2 for r, b in zip(row["rows"], row["bound"], strict=True))
-    found = json.loads((tmp_path / "model.json").read_text())["posterior"]["tiny-ladder"]
+    found = first["posterior"]["tiny-ladder"]
     assert {line["move"] for line in found} == {"noise", "attack", "disguise"}
     assert all(abs(sum(line["mean"]) - 1) < 1e-3 for line in found)
+    again = run_script(ladder, monkeypatch, path, "--seeds", "0")
+    assert again["rows"] == first["rows"] and again["posterior"] == first["posterior"]
