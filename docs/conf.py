@@ -88,6 +88,7 @@ def formulas_as_mathml(app):
 
 
 SECTION = re.compile(r"[A-Z]\w+:$")
+LONE_LETTER = re.compile(r"^(\s+\w+: )([A-Z]\.)(?= |$)")
 
 
 def formulas_of_docstrings(app, what, name, obj, options, lines):
@@ -101,7 +102,7 @@ def formulas_of_docstrings(app, what, name, obj, options, lines):
                 shown += ["::", ""]
         if line:
             before = line
-        shown.append(line)
+        shown.append(LONE_LETTER.sub(r"\1\\\2", line))  # "height: H." begins no list
     lines[:] = shown
 
 

@@ -132,6 +132,16 @@ def test_every_link_inside_the_site_leads_to_a_page_and_an_anchor_of_it(site: Pa
     assert checked > 1000
 
 
+def test_links_into_the_repository_lead_to_files_of_it(pages):
+    home = "https://github.com/flowrob/flowrob/"
+    links = {link for page in pages.values() for link in page.links if link.startswith(home)}
+    paths = [
+        re.sub(r"^(blob|tree)/main/", "", urlsplit(link.removeprefix(home)).path) for link in links
+    ]
+    assert len(paths) > 20
+    assert not [path for path in paths if not (ROOT / path).exists()]
+
+
 def test_every_picture_script_and_style_comes_from_the_site_itself(site: Path, pages):
     for path, page in pages.items():
         for resource in page.resources:
