@@ -34,7 +34,7 @@ highlight_language = "none"  # what names no language is a formula, a table or a
 nb_execution_mode = "off"
 nb_render_markdown_format = "myst"  # outputs, too, hold tables and formulas
 nb_code_prompt_show, nb_code_prompt_hide = "Show the solution", "Hide the solution"
-nb_ipywidgets_js = {}  # widgets are stored as pictures; these scripts would come from a CDN
+nb_ipywidgets_js = {}  # widgets are not stored; these scripts would come from a CDN
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 4  # the same anchors as on GitHub
 
