@@ -32,7 +32,9 @@ exclude_patterns = [".*", "build", "dist", "data", "checkpoints", "**/.ipynb_che
 highlight_language = "none"  # what names no language is a formula, a table or a command
 
 nb_execution_mode = "off"
-nb_ipywidgets_js = {}  # widgets are stored as pictures; these scripts would come from a CDN
+nb_render_markdown_format = "myst"  # outputs, too, hold tables and formulas
+nb_code_prompt_show, nb_code_prompt_hide = "Show the solution", "Hide the solution"
+nb_ipywidgets_js = {}  # widgets are not stored; these scripts would come from a CDN
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 4  # the same anchors as on GitHub
 
@@ -86,6 +88,7 @@ def formulas_as_mathml(app):
 
 
 SECTION = re.compile(r"[A-Z]\w+:$")
+LONE_LETTER = re.compile(r"^(\s+\w+: )([A-Z]\.)(?= |$)")
 
 
 def formulas_of_docstrings(app, what, name, obj, options, lines):
@@ -99,7 +102,7 @@ def formulas_of_docstrings(app, what, name, obj, options, lines):
                 shown += ["::", ""]
         if line:
             before = line
-        shown.append(line)
+        shown.append(LONE_LETTER.sub(r"\1\\\2", line))  # "height: H." begins no list
     lines[:] = shown
 
 
@@ -123,10 +126,12 @@ def notebook_for_the_web(app, docname, source):
         tags = cell["metadata"].get("tags", [])
         if "solution" in tags:
             cell["metadata"]["tags"] = [*tags, "hide-cell"]
-    links = f"[Binder]({BINDER.format(path)}) or [Colab]({COLAB.format(path)})"
-    first = notebook["cells"][0]
-    title, rest = "".join(first["source"]).split("\n", 1)
-    first["source"] = f"{title}\n\nRun it on {links}, or on your own machine: `make lab`.\n{rest}"
+    where = f"[on Binder]({BINDER.format(path)}), [on Colab]({COLAB.format(path)})"
+    first = "[after one more cell](../docs/walkthrough.md#on-colab)"
+    top = notebook["cells"][0]
+    title, _, rest = "".join(top["source"]).partition("\n")
+    run = f"Run it {where} {first}, or on your own machine: `make lab`."
+    top["source"] = f"{title}\n\n{run}\n{rest}"
     source[0] = json.dumps(notebook)
 
 
