@@ -137,8 +137,7 @@ def load(
         A new uint8 tensor, (N, channels, size, size), on the CPU.
 
     Raises:
-        ValueError: unknown name, split, size, channels; a file without readable images, or one that
-            unpacks to more than photographs do.
+        ValueError: unknown name, split, size, channels; a file that is unreadable, or a bomb.
         TypeError: an array that is not uint8.
         IndexError: ``indices`` outside the set.
         FileNotFoundError: the set is not in ``root``.
@@ -148,7 +147,7 @@ def load(
     >>> load("photos", split="test", limit=64).shape
     torch.Size([64, 3, 32, 32])
     """
-    if channels not in (1, 3):
+    if not isinstance(channels, int) or channels not in (1, 3):
         raise ValueError(f"channels={channels!r}: must be 3 (RGB) or 1 (grayscale)")
     if not isinstance(size, int) or isinstance(size, bool) or size < 1:
         raise ValueError(f"size={size!r}: must be a positive number of pixels, such as 32")
@@ -156,8 +155,10 @@ def load(
         raise ValueError(f"limit={limit!r}: must be an integer, at least 1, or None for all images")
     if not isinstance(name, str | os.PathLike) or not os.fspath(name):
         raise ValueError(f"name={name!r}: must be one of {', '.join(SPLITS)}, or a path")
+    if not isinstance(root, str | os.PathLike | None):
+        raise TypeError(f"root={root!r}: must be the path of a folder")
     if name in SPLITS:
-        split = _check_split(name, split or "train")
+        split = _check_split(name, "train" if split is None else split)
         root = Path(root or os.environ.get("FLOWROB_DATA", "~/.cache/flowrob")).expanduser()
     elif split is not None:
         raise ValueError(
@@ -444,6 +445,6 @@ def _positions(count: int, indices: Any, limit: int | None) -> np.ndarray:
 
 
 def _check_split(name: str, split: str) -> str:
-    if split not in SPLITS[name]:
+    if not isinstance(split, str) or split not in SPLITS[name]:
         raise ValueError(f"split={split!r}: {name!r} has {', '.join(SPLITS[name])}")
     return split

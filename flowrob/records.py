@@ -44,16 +44,18 @@ def check_writable(*paths: str | os.PathLike | None) -> None:
         OSError: one cannot, with its path.
     """
     for path in paths:
+        if path is not None and not isinstance(path, str | os.PathLike):
+            raise TypeError(f"path must be that of a file, got {path!r}")
         if path is not None:
-            _begin(Path(path)).unlink()
+            _begin(Path(path), ".probe").unlink()  # never the file that another run writes
 
 
-def _begin(path: Path) -> Path:
+def _begin(path: Path, suffix: str = ".partial") -> Path:
     """An empty file beside ``path``, with the mode that the user's umask gives."""
     if path.exists() and not path.is_file():
         raise OSError(errno.EISDIR if path.is_dir() else errno.EINVAL,
                       "is no regular file: choose the path of a file", str(path))  # fmt: skip
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(path.name + suffix)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.unlink(missing_ok=True)  # what a killed run left
@@ -172,7 +174,11 @@ def locked(path: str | os.PathLike) -> Iterator[None]:
     path = Path(path)
     lock = path.with_name(path.name + ".lock")
     while True:
-        file = lock.open("a", encoding="utf-8")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = lock.open("a", encoding="utf-8")
+        except OSError as error:
+            raise _unwritable(error, path) from error
         try:
             _lock(file)
             if lock.exists() and os.path.samestat(lock.stat(), os.fstat(file.fileno())):

@@ -10,6 +10,7 @@ in units of x, so the paper's eps is ``radius = eps / 256``.
 from __future__ import annotations
 
 import math
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -98,7 +99,8 @@ def quantize(x: Tensor) -> Tensor:
     >>> quantize(torch.tensor([0.0, 0.5, 1.0]))
     tensor([  0, 128, 255], dtype=torch.uint8)
     """
-    if not torch.is_tensor(x) or not x.is_floating_point():
+    check_dense(x)
+    if not x.is_floating_point():
         raise TypeError(f"x: expected a floating-point tensor, got {_kind(x)}")
     outside = ~((x >= 0) & (x <= 1))  # True for NaN
     if outside.any():
@@ -109,25 +111,47 @@ def quantize(x: Tensor) -> Tensor:
     return (x * 256).floor().clamp(max=255).to(torch.uint8)
 
 
+def check_dense(x: Tensor, name: str = "x") -> None:
+    """Raise a TypeError unless ``x`` is a tensor that holds its numbers one by one, in memory."""
+    if not torch.is_tensor(x):
+        raise TypeError(f"{name}: expected a tensor, got {_kind(x)}")
+    if x.layout != torch.strided or x.is_quantized or x.is_meta:
+        raise TypeError(
+            f"{name}: expected a dense tensor, got layout {x.layout} on {x.device}; pass "
+            f"{name}.to_dense(), on a device that holds numbers"
+        )
+
+
+def check_number(**numbers: float) -> None:
+    """Raise a TypeError unless each is a real number (no tensor, no bool)."""
+    for name, number in numbers.items():
+        if not isinstance(number, Real) or isinstance(number, bool):
+            raise TypeError(f"{name} must be a number, got {number!r}")
+
+
 def check_images(images: Tensor, name: str = "images") -> None:
     """Raise unless ``images`` is a uint8 tensor that holds at least one image.
 
     Raises:
         TypeError: no uint8 tensor.
-        ValueError: it is empty.
+        ValueError: it is empty, or no batch.
     """
     if not torch.is_tensor(images) or images.dtype != torch.uint8:
         raise TypeError(
             f"{name} must be a uint8 tensor of grey levels (N, C, H, W), got {_kind(images)}"
         )
-    if not len(images):
+    check_dense(images, name)
+    if images.dim() < 2:
+        raise ValueError(f"{name} must have shape (N, C, H, W), got {tuple(images.shape)}")
+    if not images.numel():
         raise ValueError(f"{name} is empty; pass at least one image")
 
 
 def _check_levels(images: Tensor, dtype: torch.dtype) -> None:
     if not torch.is_tensor(images) or images.dtype != torch.uint8:
         raise TypeError(f"images: expected a uint8 tensor of grey levels, got {_kind(images)}")
-    if dtype not in (torch.float32, torch.float64):
+    check_dense(images, "images")
+    if not isinstance(dtype, torch.dtype) or dtype not in (torch.float32, torch.float64):
         raise TypeError(f"dtype={dtype}: must be torch.float32 or torch.float64 to hold the noise")
 
 

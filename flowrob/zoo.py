@@ -41,6 +41,8 @@ def names() -> list[str]:
 
 
 def _path(name: str | os.PathLike) -> Path:
+    if not isinstance(name, str | os.PathLike):
+        raise TypeError(f"name must be one of {names()}, or a path, got {name!r}")
     for suffix in _SUFFIXES:
         shipped = _WEIGHTS / f"{name}{suffix}"
         if isinstance(name, str) and shipped.exists():

@@ -17,6 +17,8 @@ from typing import Self, SupportsFloat
 import torch
 from torch import Tensor
 
+from flowrob.units import check_dense
+
 Box = tuple[float, float] | None  # lower and upper bound of x + delta, or none
 SLACK = 1e-4  # of the radius: what rounding may add to a distance before x + delta is mended
 
@@ -48,7 +50,7 @@ def unit(gradient: Tensor) -> Tensor:
 
 def _radius(radius: float | Tensor, like: Tensor) -> Tensor:
     """The radius as a tensor that broadcasts against a batch shaped like ``like``."""
-    radius = torch.as_tensor(radius, dtype=like.dtype, device=like.device)
+    radius = torch.as_tensor(radius, dtype=like.dtype, device=like.device).detach()
     if radius.dim() == like.dim() > 1 and radius.shape[1:].numel() == 1:
         radius = radius.flatten()  # one per sample already, as Ball.on makes it, or one for all
         radius = radius[0] if len(radius) == 1 else radius
@@ -71,9 +73,16 @@ class _Ball:
     def __post_init__(self) -> None:
         if not isinstance(self.radius, SupportsFloat):  # checked further by .on, beside x
             raise TypeError(f"radius must be a number or a tensor, got {self.radius!r}")
+        if isinstance(self.radius, Tensor):
+            check_dense(self.radius, "radius")
+            if self.radius.is_complex() or self.radius.dtype == torch.bool:
+                raise TypeError(f"radius must hold real numbers, got {self.radius.dtype}")
 
     def on(self, x: Tensor, part: slice = slice(None)) -> Self:
         """This ball with its radius checked and shaped for ``x[part]``."""
+        check_dense(x)
+        if not x.is_floating_point() or not x.dim():
+            raise TypeError(f"x must be a batch of floating-point numbers, got {x.dtype}")
         return type(self)(_radius(self.radius, x)[part])
 
 

@@ -28,6 +28,7 @@ from flowrob.attacks.objectives import (
 )
 from flowrob.attacks.outcome import Attack, Best, diagnose, joined, score_again
 from flowrob.attacks.starts import check_counts, check_start, random_rows, sample_seeds, slices
+from flowrob.units import check_dense
 
 SCHEDULES = ("constant", "cosine", "auto")
 
@@ -101,6 +102,8 @@ class Steps:
             size = 2.0 * ball.radius if auto else 2.5 * ball.radius / self.num_steps
         if not isinstance(size, int | float | Tensor):
             raise TypeError(f"step_size must be a number or a tensor (batch,), got {size!r}")
+        if isinstance(size, Tensor):
+            check_dense(size, "step_size")
         size = torch.as_tensor(size, dtype=x.dtype, device=x.device)
         if size.numel() != 1 and size.shape not in ((len(x),), (len(x), *[1] * (x.dim() - 1))):
             raise ValueError(
@@ -231,6 +234,9 @@ def pgd(
 
 def _check_first(start: str | Tensor, x: Tensor) -> str | Tensor:
     if isinstance(start, Tensor):
+        check_dense(start, "start")
+        if start.is_complex():
+            raise TypeError(f"start must hold real numbers, got {start.dtype}")
         if start.shape != x.shape:
             raise ValueError(f"start must be shaped like x, {tuple(x.shape)}, got "
                              f"{tuple(start.shape)}")  # fmt: skip

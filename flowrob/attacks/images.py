@@ -22,10 +22,19 @@ from torch import Tensor
 
 from flowrob.attacks.balls import Ball, LinfBall, column
 from flowrob.attacks.likelihood import lower_likelihood, raise_likelihood
-from flowrob.attacks.objectives import Composite, Finite, Negative, Objective, Precise, of_rows
+from flowrob.attacks.objectives import (
+    Composite,
+    Finite,
+    Negative,
+    Objective,
+    Precise,
+    check_callable,
+    checked,
+    of_rows,
+)
 from flowrob.attacks.outcome import Attack, Best
 from flowrob.attacks.starts import check_counts, check_integers, slices
-from flowrob.units import bits_per_dim, check_images, dequantize
+from flowrob.units import bits_per_dim, check_dense, check_images, check_number, dequantize
 
 FLOATS = (torch.float32, torch.float64)
 GOALS = {"lower": (lower_likelihood, Negative), "raise": (raise_likelihood, Finite)}
@@ -38,6 +47,9 @@ class OverNoise(Composite):
     f: Objective
     noise: Tensor
 
+    def __post_init__(self) -> None:
+        check_callable(self.f)
+
     def over(self, change: Callable[[Any], Any]) -> OverNoise:
         """The same noise over change(f)."""
         return replace(self, f=change(self.f))
@@ -49,7 +61,8 @@ class OverNoise(Composite):
     def __call__(self, y: Tensor) -> Tensor:
         """mean_k f((y + u_k) / 256)."""
         x = (y + self.noise.to(y)) / 256
-        return self.f(x.flatten(0, 1)).reshape(x.shape[:2]).mean(0)
+        flat = x.flatten(0, 1)
+        return checked(self.f(flat), flat).reshape(x.shape[:2]).mean(0)
 
 
 def dequantization_noise(
@@ -67,8 +80,7 @@ def dequantization_noise(
     Raises:
         ValueError: unknown kind, or num_draws < 1.
     """
-    if not isinstance(images, Tensor):
-        raise TypeError(f"images must be a tensor (N, C, H, W), got {type(images).__name__}")
+    check_dense(images, "images")
     if not isinstance(kind, str) or kind not in ("fixed", "midpoint", "expected"):
         raise ValueError(f'noise must be "fixed", "midpoint" or "expected", got {kind!r}')
     check_integers(1, num_draws=num_draws)
@@ -118,8 +130,9 @@ def attack_images(
         ValueError: unknown goal or noise, or an l_inf radius below 1 with quantize.
     """
     check_images(images)
-    if not isinstance(eps, int | float) or isinstance(eps, bool):
-        raise TypeError(f"eps must be a number of grey levels, got {eps!r}")
+    check_number(eps=eps)
+    if not isinstance(quantize, bool):
+        raise TypeError(f"quantize must be True or False, got {quantize!r}")
     if not isinstance(goal, str) or goal not in GOALS:
         raise ValueError(f'goal must be "lower" or "raise", got {goal!r}')
     if not (isinstance(norm, type) and issubclass(norm, Ball)):
@@ -189,9 +202,8 @@ def score_images(
 
 
 def _check_levels(levels: Tensor, noise: Tensor) -> None:
-    for name, value in {"levels": levels, "noise": noise}.items():
-        if not isinstance(value, Tensor):
-            raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+    check_dense(levels, "levels")
+    check_dense(noise, "noise")
     if not noise.is_floating_point() or levels.dtype not in (*FLOATS, torch.uint8):
         raise TypeError(
             f"levels must be uint8 or floating point, got {levels.dtype}, and noise floating "

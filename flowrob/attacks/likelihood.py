@@ -251,13 +251,19 @@ def linear_attack(
     x = check_start(x, box)
     check_ball(ball)
     check_counts(batch_size=batch_size)
+    if not isinstance(gaussian, GaussianFlow):
+        raise TypeError(f"gaussian must be a GaussianFlow, got {type(gaussian).__name__}")
+    if x[:0].flatten(1).shape[1] != len(gaussian.mean):
+        raise ValueError(
+            f"gaussian has {len(gaussian.mean)} dimensions, x has shape {tuple(x.shape)}"
+        )
     flat = x.flatten(1).to(gaussian.mean)  # float64, on the Gaussian's device
     if isinstance(ball, L2Ball):
         radius = torch.as_tensor(ball.on(flat).radius).flatten()
         moved = clip(flat + worst_case(gaussian, flat, radius).delta, box)
     else:
         moved = lower_likelihood(gaussian.log_prob, flat, ball, num_steps=50, box=box).x
-    whole = ball.on(x)
+    whole = ball.on(x)  # of x, not of its float64 twin
     moved = Region(x, whole, box).inside(clip(moved.reshape(x.shape).to(x), box))
     objective, warnings = fitted(Negative(log_prob), x)
     warnings += unsteady(objective) + too_wide(whole, box, x)

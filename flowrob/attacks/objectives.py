@@ -25,6 +25,14 @@ from flowrob.flows.bijections import Bijection
 Objective = Callable[[Tensor], Tensor]
 
 
+def check_callable(f: Any) -> None:
+    """Raise a TypeError unless an objective can be called."""
+    if not callable(f):
+        raise TypeError(
+            f"log_prob, or the objective, must be callable, such as flow.log_prob, got {f!r}"
+        )
+
+
 class Composite(ABC):
     """An objective made of others, which :meth:`over` finds and changes."""
 
@@ -47,6 +55,9 @@ class Negative(Composite):
 
     f: Objective
 
+    def __post_init__(self) -> None:
+        check_callable(self.f)
+
     def over(self, change: Callable[[Any], Any]) -> Negative:
         """-change(f)."""
         return Negative(change(self.f))
@@ -61,6 +72,9 @@ class Finite(Composite):
     """x -> f(x), with NaN, which never wins, where that is +inf."""
 
     f: Objective
+
+    def __post_init__(self) -> None:
+        check_callable(self.f)
 
     def over(self, change: Callable[[Any], Any]) -> Finite:
         """Finite(change(f))."""
@@ -90,6 +104,7 @@ class Cast(Composite):
 
 def fitted(objective: Objective, x: Tensor) -> tuple[Objective, list[str]]:
     """The objective, taking x in its own precision if it takes no other, and a word about it."""
+    check_callable(objective)
     dtype = _precision(objective)
     if dtype in (None, x.dtype) or not len(x):
         return objective, []
@@ -195,14 +210,14 @@ def in_double(objective: Any) -> Any:
 def evaluate(objective: Objective, x: Tensor) -> Tensor:
     """objective(x) without a graph, its shape checked; it gets a copy, and may write to it."""
     with torch.no_grad():
-        return _checked(objective(x.detach().clone()), x)
+        return checked(objective(x.detach().clone()), x)
 
 
 def value_and_gradient(objective: Objective, x: Tensor) -> tuple[Tensor, Tensor]:
     """The objective and its gradient in x alone: no parameter's ``.grad`` is touched."""
     x = x.detach().clone().requires_grad_()
     with torch.enable_grad():
-        value = _checked(objective(x), x)
+        value = checked(objective(x), x)
         gradient = None
         if value.requires_grad:
             (gradient,) = torch.autograd.grad(value.sum(), x, allow_unused=True)
@@ -214,7 +229,13 @@ def value_and_gradient(objective: Objective, x: Tensor) -> tuple[Tensor, Tensor]
     return value.detach(), gradient
 
 
-def _checked(value: Tensor, x: Tensor) -> Tensor:
+def checked(value: Tensor, x: Tensor) -> Tensor:
+    """``value``, if it is one floating-point number per sample of x.
+
+    Raises:
+        ValueError: another shape.
+        TypeError: other numbers.
+    """
     if not isinstance(value, Tensor) or value.shape != (len(x),):
         got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise ValueError(

@@ -17,6 +17,7 @@ from flowrob.attacks.balls import Ball, Box, LinfBall, Region, check_ball, clip,
 from flowrob.attacks.objectives import Objective, evaluate, fitted, frozen, of_rows, unsteady
 from flowrob.attacks.outcome import Attack, Best, diagnose, joined, score_again
 from flowrob.attacks.starts import check_counts, check_start, random_rows, sample_seeds, slices
+from flowrob.units import check_number
 
 # The share of pixels in a square halves after these shares of the steps.
 _HALVINGS = (0.001, 0.005, 0.02, 0.1, 0.2, 0.4, 0.6, 0.8)
@@ -70,6 +71,7 @@ def square(
     x = check_start(x, box)
     check_ball(ball)
     check_counts(num_steps=num_steps, batch_size=batch_size)
+    check_number(share=share)
     if not 0.0 < share <= 1.0:
         raise ValueError(f"share must lie in (0, 1], got {share}")
     if against is not None and not isinstance(against, Attack):
@@ -168,5 +170,5 @@ def _recolour(delta: Tensor, window: Tensor, signs: Tensor, ball: Ball) -> Tenso
     radius = torch.as_tensor(ball.radius).reshape(-1, *[1] * (shaped.dim() - 1))
     if isinstance(ball, LinfBall):
         return torch.where(window, radius * signs, shaped).reshape(delta.shape)
-    bump = window * signs * radius / math.sqrt(max(1, shaped[0].numel()))
+    bump = window * signs * radius / math.sqrt(max(1, math.prod(shaped.shape[1:])))
     return _to_sphere((shaped + 2.0 * bump).reshape(delta.shape), ball)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from flowrob.attacks.balls import Box, check_box
+from flowrob.units import check_dense
 
 
 def check_start(x: Tensor, box: Box) -> Tensor:
@@ -37,8 +38,7 @@ def check_start(x: Tensor, box: Box) -> Tensor:
             f"x must have shape (batch, ...), got {tuple(x.shape)}; "
             "use x[None] for one sample, x[:, None] for one number per sample"
         )
-    if x.layout != torch.strided or x.is_quantized:
-        raise TypeError(f"x must be a dense tensor, got layout {x.layout}: pass x.to_dense()")
+    check_dense(x)
     if len(x) and not x.numel():
         raise ValueError(f"x must hold numbers, got shape {tuple(x.shape)}")
     x = x.detach()
@@ -53,9 +53,11 @@ def check_start(x: Tensor, box: Box) -> Tensor:
 
 
 def check_counts(**counts: int | None) -> None:
-    """Raise a ValueError unless every number given is a positive integer."""
+    """Raise a ValueError unless every number given is a positive integer, or no batch_size."""
     for name, number in counts.items():
-        if number is not None and (not _is_integer(number) or number < 1):
+        if number is None and name == "batch_size":  # all at once
+            continue
+        if not _is_integer(number) or number < 1:
             raise ValueError(f"{name} must be a positive integer, got {number!r}")
 
 

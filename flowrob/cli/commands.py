@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -36,8 +37,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = _parser().parse_args(argv)
     try:
         if given.command is models:
-            return models()
-        return given.command(given, Run.begin(argv, given.seed, given.quiet))
+            models()
+            sys.stdout.flush()
+            return 0
+        records.check_writable(given.json)
+        status = given.command(given, Run.begin(argv, given.seed, given.quiet))
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # the reader, head perhaps, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -97,6 +106,8 @@ def table(given: argparse.Namespace, run: Run) -> int:
         whole, plan = plan, plan.among(zoo.names())
         if absent := [name for name in whole.models.values() if name not in plan.models.values()]:
             run.say(f"not shipped, and left out: {', '.join(absent)}", error=True)
+    if run.group.leads:
+        records.check_writable(folder / f"{stem}.json")
     if given.max_steps is not None:
         plan = plan.searching(given.max_steps)
     for label, name in plan.models.items():

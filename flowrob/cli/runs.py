@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -115,6 +116,8 @@ def train_recipe(
         interrupted.
     """
     whole = recipe.changed(settings)
+    if run.group.leads:  # before hours of work, those on a base included
+        records.check_writable(files.output, files.record, files.checkpoint)
     if whole.keep_best and not whole.images.tune:
         run.say("no images to tune on: the last weights are kept, not the best", error=True)
         whole = replace(whole, keep_best=False)
@@ -147,15 +150,27 @@ def train_recipe(
         "training_seconds": round(history.seconds, 1),
         "validation": history.validation,
     }
-    facts |= _scored(flow, whole, run)
-    facts |= replace(run, started=started).circumstances()
+    try:
+        facts |= _scored(flow, whole, run)
+    finally:  # whatever happens to the scores, the weights of a finished run are kept
+        facts |= replace(run, started=started).circumstances()
+        if run.group.leads:
+            _keep(flow, files.output, {"flow": flow.config, **facts}, run)
     if run.group.leads:
-        files.output.parent.mkdir(parents=True, exist_ok=True)
-        zoo.save(flow, files.output, {"flow": flow.config, **facts})
         run.say(f"{files.output}: " + ", ".join(_sentence(row) for row in facts["rows"]))
         losses = [round(value, 4) for value in history.loss]
         records.write_json(files.record, {**facts, "loss": losses})
     return flow
+
+
+def _keep(flow: flows.Flow, output: Path, recipe: dict, run: Run) -> None:
+    """Save the weights; if their place has no room any more, in the folder for temporary files."""
+    try:
+        zoo.save(flow, output, recipe)
+    except OSError:
+        folder = Path(tempfile.mkdtemp(prefix="flowrob-"))
+        run.say(f"the weights are in {zoo.save(flow, folder / output.name, recipe)}", error=True)
+        raise
 
 
 def _fit(flow: flows.Flow, recipe: Recipe, files: Files, run: Run) -> tuple[Tensor, History]:

@@ -13,7 +13,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from flowrob.units import bits_per_dim, check_images
+from flowrob.attacks.starts import check_generator, check_integers
+from flowrob.units import bits_per_dim, check_dense, check_images, check_number
 
 
 def gibbs_floor(eps: int, images: Tensor | None = None) -> float:
@@ -36,7 +37,8 @@ def gibbs_floor(eps: int, images: Tensor | None = None) -> float:
     >>> [round(gibbs_floor(eps), 2) for eps in (0, 1, 2, 4, 8)]
     [0.0, 1.58, 2.32, 3.17, 4.09]
     """
-    if eps != int(eps) or not 0 <= eps <= 255:
+    check_number(eps=eps)
+    if not 0 <= eps <= 255 or eps != int(eps):
         raise ValueError(f"eps must be an integer number of grey levels in 0..255, got {eps}")
     count = 2 * int(eps) + 1
     if images is None:
@@ -57,6 +59,8 @@ def uniform_ceiling(weight: float, num_dims: int) -> float:
     >>> round(uniform_ceiling(0.01, 3072), 4)
     8.0022
     """
+    check_number(weight=weight)
+    check_integers(1, num_dims=num_dims)
     if not 0.0 < weight < 1.0:
         raise ValueError(f"weight must lie in (0, 1), got {weight}")
     return 8.0 - math.log2(weight) / num_dims
@@ -89,7 +93,22 @@ def bootstrap_interval(
         num_resamples: how many.
         level: of confidence, in (0, 1).
         groups: (N,) integers, alike for images that belong together; default: each by itself.
+
+    Raises:
+        ValueError: no values, another shape, a level outside (0, 1), or num_resamples below 1.
+        TypeError: an argument of another kind.
     """
+    check_dense(values, "values")
+    if not values.is_floating_point():
+        raise TypeError(f"values must be floating point, got {values.dtype}")
+    if values.dim() != 1 or not len(values):
+        raise ValueError(f"values must have shape (N,), N >= 1, got {tuple(values.shape)}")
+    check_generator(generator)
+    check_integers(1, num_resamples=num_resamples)
+    check_number(level=level)
+    if not 0.0 < level < 1.0:
+        raise ValueError(f"level must lie in (0, 1), got {level}")
+    groups = check_groups(groups, values)
     groups = torch.arange(len(values)) if groups is None else groups.cpu()
     _, group = groups.unique(return_inverse=True)
     count = int(group.max()) + 1
@@ -173,8 +192,13 @@ def check_groups(groups: Tensor | None, images: Tensor) -> Tensor | None:
     """
     if groups is None:
         return None
-    groups = torch.as_tensor(groups)
-    if groups.shape != images.shape[:1] or groups.is_floating_point():
+    try:
+        groups = torch.as_tensor(groups)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"groups must hold one integer per image, got {groups!r}") from error
+    check_dense(groups, "groups")
+    wrong = groups.is_floating_point() or groups.is_complex() or groups.dtype == torch.bool
+    if groups.shape != images.shape[:1] or wrong:
         raise ValueError(
             f"groups must hold one integer per image, {len(images)}, got {groups.dtype} of shape "
             f"{tuple(groups.shape)}"
@@ -195,7 +219,11 @@ def check_eps(eps: Iterable[int]) -> list[int]:
     Raises:
         ValueError: none, or one that is no integer in 0..255.
     """
+    if not isinstance(eps, Iterable):
+        raise TypeError(f"eps must hold grey levels, such as (0, 8), got {eps!r}")
     eps = list(eps)
+    for e in eps:
+        check_number(eps=e)
     if not eps or any(not 0 <= e <= 255 or e != int(e) for e in eps):
         raise ValueError(f"eps must hold integers in 0..255 (grey levels), got {eps}")
     return sorted({int(e) for e in eps})

@@ -14,6 +14,8 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from flowrob.attacks import Objective, attack_images, dequantization_noise, score_images
+from flowrob.attacks.objectives import check_callable
+from flowrob.attacks.starts import check_generator, check_integers
 from flowrob.evaluation.bits import check_eps, integer_noise
 from flowrob.evaluation.table import Table
 from flowrob.units import check_images
@@ -61,6 +63,9 @@ def detection_table(
     options, eps = dict(attack_options or {}), check_eps(eps)
     check_images(in_images, "in_images")
     check_images(out_images, "out_images")
+    check_callable(log_prob)
+    check_generator(generator)
+    check_integers(1, batch_size=batch_size)
     sets = {"in": in_images, "out": out_images}
     scoring = {k: dequantization_noise(v, "fixed", generator) for k, v in sets.items()}
     goals = {"in": "lower", "out": "raise"}

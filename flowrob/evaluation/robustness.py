@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 import flowrob
 from flowrob.attacks import LinfBall, Objective, attack_images, dequantization_noise, score_images
 from flowrob.attacks.images import GOALS
+from flowrob.attacks.starts import check_generator, check_integers
 from flowrob.evaluation.bits import (
     check_eps,
     check_groups,
@@ -71,6 +72,8 @@ class Protocol:
     ) -> Protocol:
         """Draw what is drawn once, for all models: scoring noise, uniform noise, seed."""
         check_images(images)
+        check_generator(generator)
+        check_integers(1, num_resamples=num_resamples, batch_size=batch_size)
         groups = check_groups(groups, images)
         uniform_ceiling(uniform_weight, 1)  # checks the weight
         scoring = dequantization_noise(images, "fixed", generator)
@@ -198,7 +201,7 @@ def robustness_table(
             outside (0, 1), or a norm other than l_inf among the attack's options.
     """
     models, eps, options = models_by_name(models), check_eps(eps), dict(attack_options or {})
-    if goal not in GOALS:
+    if not isinstance(goal, str) or goal not in GOALS:
         raise ValueError(f'goal must be "lower" or "raise", got {goal!r}')
     if options.get("norm", LinfBall) is not LinfBall:
         raise ValueError("the rows share one l_inf ball; for another norm use attack_images")

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowrob.flows.bijections import Bijection, sum_per_sample
+from flowrob.units import check_number
 
 
 class _Coupling(Bijection):
@@ -31,6 +32,7 @@ class _Coupling(Bijection):
         self, conditioner: nn.Module, min_scale: float = 0.01, log_range: float | None = None
     ):
         super().__init__()
+        check_number(min_scale=min_scale, log_range=1.0 if log_range is None else log_range)
         if not 0.0 <= min_scale < 1.0:
             raise ValueError(f"min_scale must lie in [0, 1), got {min_scale}")
         if log_range is not None and not log_range > 0.0:

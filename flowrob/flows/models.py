@@ -26,7 +26,7 @@ from flowrob.flows.bijections import (
 )
 from flowrob.flows.conditioners import ResidualNet, ZeroConv2d, conv_net, mlp
 from flowrob.flows.couplings import AffineCoupling, MaskedCoupling, checkerboard
-from flowrob.units import bits_per_dim
+from flowrob.units import bits_per_dim, check_dense
 
 
 class Flow(nn.Module):
@@ -58,6 +58,8 @@ class Flow(nn.Module):
         return sum(p.numel() for p in self.parameters())
 
     def _check(self, x: Tensor, name: str = "x") -> Tensor:
+        if isinstance(x, Tensor):
+            check_dense(x, name)
         if not isinstance(x, Tensor) or not x.is_floating_point():
             kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
             raise TypeError(
@@ -248,6 +250,8 @@ def glow(
     """
     _check_sizes(num_levels=num_levels, num_steps=num_steps, width=width)
     _check_image_shape(image_shape, halvings=num_levels)
+    if not isinstance(published_prior, bool):
+        raise TypeError(f"published_prior must be True or False, got {published_prior!r}")
     generator = generator or torch.Generator().manual_seed(0)
     config = _config("glow", glow, locals())
     channels, levels = image_shape[0], []

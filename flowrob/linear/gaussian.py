@@ -410,8 +410,8 @@ def _real(value, name: str) -> Tensor:
         tensor = torch.as_tensor(value, dtype=None if hasattr(value, "dtype") else torch.float64)
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"{name} must be numbers or a tensor, not {value!r}") from error
-    if tensor.is_complex() or tensor.dtype == torch.bool:
-        raise TypeError(f"{name} must be real numbers, not {tensor.dtype}")
+    if tensor.is_complex() or tensor.dtype == torch.bool or tensor.is_meta or tensor.is_sparse:
+        raise TypeError(f"{name} must be real numbers, dense, not {tensor.dtype}, {tensor.layout}")
     tensor = tensor if tensor.is_floating_point() else tensor.to(torch.float64)
     if not tensor.isfinite().all():
         raise ValueError(f"{name} must be finite, not {tensor[~tensor.isfinite()][0].item()}")
@@ -419,9 +419,9 @@ def _real(value, name: str) -> Tensor:
 
 
 def _points(x, name: str = "x") -> Tensor:
-    if isinstance(x, Tensor) and x.is_floating_point():
+    if isinstance(x, Tensor) and x.is_floating_point() and not (x.is_meta or x.is_sparse):
         return x
-    found = x.dtype if isinstance(x, Tensor) else type(x).__name__
+    found = f"{x.dtype}, {x.layout}" if isinstance(x, Tensor) else type(x).__name__
     raise TypeError(f"{name} must be a floating-point tensor, not {found}: dequantise images first")
 
 

@@ -13,8 +13,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -138,16 +138,19 @@ class Saver:
         """Where it saves, if anywhere."""
         return Path(self.checkpoint.path) if self.checkpoint else None
 
-    def alone(self) -> AbstractContextManager:
+    @contextmanager
+    def alone(self) -> Iterator[None]:
         """While this runs, no other run may use the file, which can be written.
 
         Raises:
             OSError: another run uses it, or it cannot be written.
         """
         if self.path is None or not self.writes:
-            return nullcontext()
-        check_writable(self.path)
-        return locked(self.path)
+            yield
+            return
+        with locked(self.path):
+            check_writable(self.path)
+            yield
 
     def resume(self) -> State | None:
         """The state that was saved, its weights put into the flow; None if there is none."""
