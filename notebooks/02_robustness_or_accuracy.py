@@ -8,8 +8,8 @@
 # |---|---|
 # | **Do** | train a Gaussian against attacks, in four ways that share one name, and weigh the results |
 # | **Learn** | why robust models are wide, what Theorem 3.2 promises; ★ which models are the best buy |
-# | **Need** | [01](01_worst_case_of_a_gaussian.ipynb): the drop and the worst step; expectations. For ★ a derivative of a maximum, explained there |
-# | **Minutes on 2 cores** | 20 to read and 15 for the starred half; some ten seconds to run |
+# | **Need** | [01](01_worst_case_of_a_gaussian.ipynb): the drop and the worst step; expectations; [00](00_start_here.ipynb) for nats and bits/dim |
+# | **Minutes on 2 cores** | 20 to read and 15 for the starred half; half a minute to run |
 # | **Paper sections** | 3.2 with Theorem 3.2 and Figure 3 of Pope, Balaji and Feizi (AISTATS 2020) |
 #
 # The first half is about *four things called adversarial training*. The second, starred, goes beyond the
@@ -314,9 +314,8 @@ check("eps = 0.1, Delta = 1: the bound asks for m of at least {}", bound, at_mos
 check("and {} rounds suffice", m_easy, equals=0)
 
 # %% [markdown]
-# The printed $\alpha$ asks for too few rounds when $\sigma > 1$. A negative bound on $m$ is no contradiction: the
-# clean model passes already. Turn the dial yourself: try (d) with many rounds; then raise $\varepsilon$ and
-# compare (b) with (c).
+# The printed $\alpha$ asks for too few rounds when $\sigma > 1$. A negative bound is no contradiction: the clean
+# model passes already. Turn the dial yourself: try (d) with many rounds, then a larger $\varepsilon$.
 
 # %% tags=["widget"]
 trade_off_explorer()
@@ -364,9 +363,8 @@ plots.show(fig, alt)
 
 # %% [markdown]
 # **What we see.** Procedure (a), our reading of the paper's figure, whose $K$ and $\varepsilon$ are not printed.
-# Robustness is bought with likelihood, and the price goes up. This is the paper's trade-off, and the end of
-# the first half: you may go on to [notebook 03](03_universal_perturbations.ipynb), or to the questions at the
-# end.
+# Robustness is bought with likelihood, and the price goes up. This ends the first half:
+# you may go on to [03](03_universal_perturbations.ipynb).
 #
 # ## 6. ★ The frontier
 #

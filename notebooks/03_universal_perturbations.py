@@ -9,8 +9,8 @@
 # |---|---|
 # | **Do** | draw a pattern that hurts a deep flow, find out why it does, train against it in four ways |
 # | **Learn** | why the sign is free, why that decides whether training helps, what *water-filling* is |
-# | **Need** | [01](01_worst_case_of_a_gaussian.ipynb): the drop, the eigenvector $u_{\min}$ of smallest variance; [00](00_start_here.ipynb) for bits/dim |
-# | **Minutes on 2 cores** | 25 to read, half a minute to run |
+# | **Need** | [01](01_worst_case_of_a_gaussian.ipynb): the drop, the eigenvector $u_{\min}$ of smallest variance; [00](00_start_here.ipynb): Glow, nats, bits/dim |
+# | **Minutes on 2 cores** | 25 to read, 1 to run |
 # | **Paper sections** | 3.3 of Pope, Balaji and Feizi (AISTATS 2020), with its remark on training |
 
 # %%
@@ -50,7 +50,7 @@ def unit(directions):
 # A chequerboard, twice as strong in green and with opposite sign in red and blue. No data, no model, no
 # optimisation: three lines of code. We add two grey levels of it (root mean square per colour value) to
 # photographs that Glow, a deep flow, has never seen, and beside it two grey levels of noise. (The weights
-# are `glow-photos-clean`, a Glow with bounded scales.)
+# are `glow-photos-clean`, a Glow whose scales are bounded: [04](04_build_a_flow.ipynb).)
 
 # %% tags=["predict"]
 index = torch.arange(32)
@@ -156,7 +156,7 @@ plots.show(figure, alt)
 #
 # > "This is the standard Rayleigh quotient problem" (3.3)
 #
-# The gradient of the mean drop is $K^{-1}\delta$; so climbing, with the length put back to $\varepsilon$
+# (The quotient is $\delta^\top K^{-1}\delta$ over $\delta^\top\delta$.) The gradient of the mean drop is $K^{-1}\delta$; so climbing, with the length put back to $\varepsilon$
 # after each step, multiplies by $K^{-1}$ again and again. The part along $u_{\min}$ grows fastest.
 
 # %% tags=["predict"]
@@ -345,7 +345,11 @@ plots.show(figure, alt)
 #
 # ## 5. ★ A game, and water
 #
-# *Starred: the rest can be read without it.* Where does training come to rest? Think of a game for two.
+# *Starred: the rest can be read without it.*
+#
+# > "optimized using the following minimax objective" (2.2)
+#
+# Where does training come to rest? Think of a game for two.
 # The attacker draws $\delta$ at random, with a coin for its sign; only the average $M = \mathbb
 # E\,\delta\delta^\top$ matters, and it may spend $\operatorname{tr} M \le \varepsilon^2$. The defender picks
 # a covariance $K'$ and pays what clean data lose plus what the attack takes. *Minimax* means: the defender
@@ -413,7 +417,9 @@ plots.show(figure, alt)
 #
 # ## 6. The universal perturbation of photographs
 #
-# Back to the drawing. Fit a Gaussian to 16 x 16 colour photographs: 768 dimensions, and eigenvectors that
+# > "a perturbation along this direction induces a maximal drop in likelihood" (3.1.2)
+#
+# This direction is $u_{\min}$. Back to the drawing: fit a Gaussian to 16 x 16 colour photographs: 768 dimensions, and eigenvectors that
 # are pictures. What have photographs in common so strictly that to break it costs every one of them
 # dearly?
 
@@ -463,6 +469,8 @@ plots.show(figure, alt)
 # either sign: it is the quadratic part that hurts, and that is the same for all.
 #
 # ## 7. Why the drawing works
+#
+# > "We show that adversarial training can provably defend against norm-bounded adversarial attacks." (1)
 #
 # Two questions are left. Would training with a coin cure the Gaussian of photographs? And is the weakness
 # of Glow the same motif? Glow's own universal perturbation takes ten gradient steps through the network,
@@ -515,7 +523,7 @@ check("the drawing's negative costs {} of the drawing", negative, at_most=0.9, d
 # %% [markdown]
 # **What we see.** Glow's own pattern, found through a deep network, is the motif of the Gaussian: most of
 # it lies in the thinnest tenth of the Gaussian's directions. Made to measure does far more, but part of a
-# deep flow's weakness is one fact about the second moments of photographs. The last line is new: a Gaussian
+# deep flow's weakness is one fact about photographs: how neighbouring colour values vary together. The last line is new: a Gaussian
 # cannot tell $+\delta$ from $-\delta$ on average, and Glow can. Exercise 3 asks why.
 #
 # ## What you have learned

@@ -5,14 +5,14 @@
 # |---|---|
 # | **Do** | build a density out of invertible pieces, train it, attack it from everywhere |
 # | **Learn** | why Glow has exactly the parts it has, and what would break without each of them |
-# | **Need** | the chain rule, determinants, training loops in PyTorch; [01](01_worst_case_of_a_gaussian.ipynb) for beat 4 |
-# | **Minutes on 2 cores** | 25 to read, 1 to run |
+# | **Need** | the chain rule, determinants, training loops in PyTorch; [00](00_start_here.ipynb) for nats and bits/dim; [01](01_worst_case_of_a_gaussian.ipynb) for beat 4 |
+# | **Minutes on 2 cores** | 25 to read, 2 to run |
 # | **Paper sections** | 2.1 of Pope, Balaji and Feizi (AISTATS 2020), and section 5's two models |
 #
 # A *normalizing flow* is a density made of two things: a bell curve and an invertible map. Its parts
 # come from two papers: couplings, squeezing and the multi-scale architecture from RealNVP (Dinh et
-# al.), ActNorm and the 1x1 convolution from Glow (Kingma and Dhariwal). Every part answers a failure of
-# the one before it. We let each fail first.
+# al.), ActNorm and the 1x1 convolution from Glow (Kingma and Dhariwal). Each is explained when its
+# turn comes: it answers a failure of the one before it, and we let that fail first.
 
 # %%
 import matplotlib.pyplot as plt
@@ -379,6 +379,8 @@ check("its worst step costs {} times the Gaussian's", ratio, at_least=3, digits=
 #
 # ## 5. From the plane to images
 #
+# > "The special structure used in each $f_i$'s allows an efficient computation of the determinant." (2.1)
+#
 # **The failure.** A coupling splits channels into halves, and a colour pixel has three. A 1x1 convolution
 # mixes the channels of *one* pixel and cannot see the next. Dinh et al. have two answers. A **mask**:
 # colour the pixels like a chequerboard, and let the white ones move the black ones; then the other way
@@ -417,7 +419,11 @@ check("there and back, it is {} off", (Squeeze().inverse(squeezed)[0] - one).abs
 # divided out.)
 #
 # With that, all parts of Glow are on the table. The package's `fit` is our loop with a few comforts.
-# Eight bits per dimension is knowing nothing (notebook 00).
+# The paper, too, reports
+#
+# > "negative log-likelihood values in the units of bits per dimension" (5)
+#
+# of which eight are knowing nothing (notebook 00).
 
 # %% tags=["predict"]
 flow = flows.glow((3, 8, 8), num_levels=2, num_steps=4, width=32)
