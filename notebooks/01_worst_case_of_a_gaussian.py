@@ -291,7 +291,8 @@ plots.show(fig, alt)
 # would turn around (grey) and *raise* the likelihood. Right: at the mean both ends of the thin axis are
 # equally bad. The third case is the last line printed.
 #
-# Now move things yourself. Start by setting *x across it* to 0, and watch the hills.
+# Now move things yourself: raise the radius, and watch the arrow swing and the root slide down (right). Then set *x
+# across it* to 0, and watch the hills.
 
 # %% tags=["widget"]
 worst_case_explorer()

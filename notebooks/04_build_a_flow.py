@@ -15,6 +15,7 @@
 # turn comes: it answers a failure of the one before it, and we let that fail first.
 
 # %%
+import ipywidgets
 import matplotlib.pyplot as plt
 import torch
 from sklearn.datasets import make_moons
@@ -27,6 +28,7 @@ from flowrob.lessons import check, grade, outcome, predict, rounded
 from flowrob.linear import GaussianFlow, worst_case
 from flowrob.training import Update, fit
 from flowrob.units import dequantize
+from flowrob.widgets import Explorer
 
 plots.use_style()
 
@@ -85,8 +87,7 @@ def after(done, places):
 
 
 # %%
-figure, axes = plt.subplots(1, 5, figsize=(13, 2.9))
-for ax, done in zip(axes, (0, 1, 3, 6, 10), strict=True):
+def frame(ax, done):
     for line in after(done, grid):
         ax.plot(*line.T, color=plots.NOISE, lw=0.6, alpha=0.7)
     now, place = after(done, points), after(done, followed)
@@ -98,6 +99,11 @@ for ax, done in zip(axes, (0, 1, 3, 6, 10), strict=True):
     ax.set_title(f"after {done} of 10 steps" if done else "data")
     ax.set_aspect("equal")
     ax.set_axis_off()
+
+
+figure, axes = plt.subplots(1, 5, figsize=(13, 2.9))
+for ax, done in zip(axes, (0, 1, 3, 6, 10), strict=True):
+    frame(ax, done)
 alt = "Five frames: two moons with a grid over them and one starred point. Step by step the grid bends and the moons straighten and merge into one round cloud, half blue, half amber; the star travels along."
 plots.show(figure, alt)
 
@@ -105,7 +111,13 @@ plots.show(figure, alt)
 # **What we see.** Grid, moons and one point (star) on their way to one round cloud, a bell curve. The map
 # is continuous, so neighbours stay neighbours; the empty gap between the moons has to go somewhere,
 # and is squeezed into a thin seam. Around it the stretching changes abruptly. Remember that.
-#
+# Drive the film yourself, step by step:
+
+# %% tags=["widget"]
+slider = ipywidgets.IntSlider(value=0, max=10, description="steps done")
+Explorer(lambda figure, done: frame(figure.subplots(), done) or "", {"done": slider}, (5, 5))
+
+# %% [markdown]
 # ## 1. Stretch a line
 #
 # The paper states the rule by which such a map makes a density:
