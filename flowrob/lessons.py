@@ -14,6 +14,7 @@ that is mere rounding noise (below 1e-6) only the bound is printed.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -247,7 +248,9 @@ def check(
         texts[0] = f"less than {at_most:g}"
     expected = " and ".join(f"{word} {_bound(bound)}" for word, (bound, _) in asked.items())
     text = sentence.format(*texts)
-    text = f"{text[0].upper()}{text[1:]}. Expected: {expected}."
+    if not re.match(r"\w+ =|\w+_", text):  # a formula keeps its letters
+        text = text[0].upper() + text[1:]
+    text = f"{text}. Expected: {expected}."
     if not all(holds(bound) for bound, holds in asked.values()):
         raise CheckFailed(f"{text} It does not hold: {numbers}")
     print(text)

@@ -8,6 +8,8 @@ lines stay apart without colour.
 
 from __future__ import annotations
 
+import base64
+import html
 import io
 import itertools
 
@@ -53,9 +55,6 @@ def show(figure, alt: str) -> None:
     the page, and as its plain text. In a live notebook it is also an ``<img alt>``: JupyterLab
     takes alt texts from HTML alone. The build takes that copy out again, since hosts drop it.
     """
-    import base64
-    import html
-
     from IPython.display import display
 
     if len(alt.split()) < 5:
@@ -65,8 +64,8 @@ def show(figure, alt: str) -> None:
     plt.close(figure)
     text = base64.b64encode(png.getvalue()).decode()
     tag = f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{text}">'
-    bundle = {"image/png": text, "text/plain": alt, "text/html": tag}
-    display(bundle, raw=True, metadata={"image/png": {"alt": alt}})
+    data = {"image/png": text, "text/plain": alt, "text/html": tag}
+    display(data, raw=True, metadata={"image/png": {"alt": alt}})
 
 
 def label_ends(ax: Axes, gap: float = 0.075) -> Axes:
@@ -79,9 +78,9 @@ def label_ends(ax: Axes, gap: float = 0.075) -> Axes:
         ends.append(min(max(ax.transAxes.inverted().transform(place)[1], 0.02), 0.98))
     low = -1.0
     for k in np.argsort(ends):
-        low = max(ends[k], low + gap)
-        color = lines[k].get_color()
-        ax.text(1.02, low, lines[k].get_label(), color=color, transform=ax.transAxes, va="center")
+        low, line = max(ends[k], low + gap), lines[k]
+        place = {"transform": ax.transAxes, "va": "center"}
+        ax.text(1.02, low, line.get_label(), color=line.get_color(), **place)
     return ax
 
 
@@ -104,7 +103,7 @@ def image(ax: Axes, x, title: str = "") -> Axes:
 
 def image_grid(ax: Axes, images, columns: int = 8, title: str = "", pad: int = 1) -> Axes:
     """Many images (N, C, H, W) as one picture with ``columns`` columns."""
-    images = _numpy(images)
+    images = np.stack([_numpy(x) for x in images])
     if images.dtype == np.uint8:
         images = images / 255.0
     n, c, h, w = images.shape
@@ -242,9 +241,7 @@ def thermometer(ax: Axes, value: float, landmarks: dict[str, float], top: float 
         ax.text(0.45, height, f"{height:g} {text}", va="center", fontsize=9)
     ax.set(yscale="log", ylim=(2, top), xlim=(-0.3, 3.2), xticks=[], ylabel="bits/dim")
     ax.yaxis.set_major_formatter("{x:,g}")
-    ax.yaxis.set_minor_formatter(NullFormatter())
     ax.grid(visible=False)
-    ax.spines["bottom"].set_visible(False)
     return ax
 
 
@@ -410,12 +407,13 @@ def rounds_needed(ax: Axes, x, lines, *, xlabel: str) -> Axes:
 def strips(ax: Axes, x, density, edges) -> Axes:
     """A density on the line, cut at ``edges`` (ascending) into numbered strips, dark to light."""
     x, density, edges = _numpy(x), _numpy(density), _numpy(edges)
-    shades = plt.get_cmap("cividis")(np.linspace(0.05, 0.95, len(edges) - 1))
+    shades = plt.get_cmap("cividis")(np.linspace(0.0, 0.75, len(edges) - 1))
     for k, (left, right) in enumerate(itertools.pairwise(edges)):
         inside = np.concatenate([[left], x[(x > left) & (x < right)], [right]])
         height = np.interp(inside, x, density)
         ax.fill_between(inside, height, color=shades[k], lw=0)
-        ax.text(np.average(inside, weights=height), -0.012, k, ha="center", va="top", fontsize=8)
+        paper = {"ha": "center", "fontsize": 7, "color": "white", "va": "bottom"}
+        ax.text(np.average(inside, weights=height), 0.0, k, **paper)
     ax.plot(x, density, color=THEORY, lw=1.4)
     return ax
 

@@ -75,6 +75,9 @@ class Explorer(widgets.VBox):
 def worst_case_explorer() -> Explorer:
     """Worst and best perturbation of a point under a Gaussian in the plane (section 3.1).
 
+    Left the plane, in the middle the drop by direction, right the secular equation: as the radius
+    grows, the arrow swings and the root slides down to the last pole.
+
     The long axis has variance 2, the short one 2 / condition. The point is set by its two
     distances from the mean, along and across the long axis; across = 0 is where the hard case is.
     """
@@ -90,7 +93,7 @@ def worst_case_explorer() -> Explorer:
             "across": slider(value=0.3, min=-1.5, max=1.5, description="x across it"),
             "radius": slider(value=1.0, min=0.1, max=3, description="radius"),
         },
-        figsize=(10.0, 4.4),
+        figsize=(13.0, 4.2),
     )
 
 
@@ -108,7 +111,7 @@ def _draw_worst_case(
     turn = torch.linspace(0, 360, 361, dtype=torch.float64)
     circle = radius * torch.stack([turn.deg2rad().cos(), turn.deg2rad().sin()], dim=1)
     drop = flow.log_prob(x) - flow.log_prob(x + circle)
-    left, right = figure.subplots(1, 2)
+    left, right, below = figure.subplots(1, 3)
     steps = [("worst", worst, plots.ATTACK), ("best", best, plots.RAISE)]
     arrows = [(name, found.delta[0], color) for name, found, color in steps]
     plots.plane(left, flow.mean, flow.covariance, x[0], radius, arrows, half_width=5.5)
@@ -116,6 +119,12 @@ def _draw_worst_case(
     on_circle = [step for step in steps if step[1].delta.norm() > 0.999 * radius]
     marks = [(name, found.delta[0], found.drop[0], color) for name, found, color in on_circle]
     plots.drop_by_angle(right, turn, drop, marks)
+    poles, root = 1 / (2 * flow.eigenvalues), worst.multiplier
+    far = max(1.6 * poles.max().item(), 1.1 * root.item())
+    eta = torch.linspace(-0.3 * far, far, 2000, dtype=torch.float64)[:, None]
+    length = ((x - flow.mean) @ flow.eigenvectors / (2 * eta * flow.eigenvalues - 1)).norm(dim=1)
+    plots.secular(below, eta, length, radius, poles, root, [plots.ATTACK])
+    below.set_ylim(0, 6)
     hard = "yes: two optima" if worst.hard_case.item() else "no"
     return (
         f"worst drop <b>{worst.drop.item():.3f}</b> nats, best <b>{best.drop.item():.3f}</b>, "

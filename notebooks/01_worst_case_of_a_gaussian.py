@@ -9,8 +9,8 @@
 # |---|---|
 # | **Do** | attack a Gaussian exactly, first in the plane, then in the 768 dimensions of a photograph |
 # | **Learn** | why the worst step turns from the gradient to the axis of smallest variance, when it is not unique, and how to *prove* that no step is worse |
-# | **Need** | eigenvectors, the Gaussian density, gradients; [00](00_start_here.ipynb) for bits/dim. No deep learning |
-# | **Minutes on 2 cores** | 25 to read, some ten seconds to run |
+# | **Need** | eigenvectors, the Gaussian density, gradients; [00](00_start_here.ipynb) for nats and bits/dim. No deep learning |
+# | **Minutes on 2 cores** | 25 to read, half a minute to run |
 # | **Paper sections** | 3 and 3.1 with Theorem 3.1 and Figure 2 of Pope, Balaji and Feizi (AISTATS 2020) |
 
 # %%
@@ -188,8 +188,8 @@ alt = "Left: the length of delta against eta shoots up at two poles and meets th
 plots.show(fig, alt)
 
 # %% [markdown]
-# **What we see.** Left: the length of $\delta(\eta)$ shoots up at the poles $1/(2\lambda_i)$ (dotted)
-# and meets the radius (blue) four times. Right: each root is a hill or a valley of the drop, told by
+# **What we see.** Left: the length of $\delta(\eta)$ shoots up at the *poles* $1/(2\lambda_i)$, where a
+# denominator vanishes (dotted), and meets the radius (blue) four times. Right: each root is a hill or a valley of the drop, told by
 # its mark. The grey square is a second, lower hill, which will trap a careless attacker in beat 6.
 #
 # Right of the last pole the curve falls from infinity to zero: there is exactly one root, the attack,
@@ -291,7 +291,8 @@ plots.show(fig, alt)
 # would turn around (grey) and *raise* the likelihood. Right: at the mean both ends of the thin axis are
 # equally bad. The third case is the last line printed.
 #
-# Now move things yourself. Start by setting *x across it* to 0, and watch the hills.
+# Now move things yourself: raise the radius, and watch the arrow swing and the root slide down (right). Then set *x
+# across it* to 0, and watch the hills.
 
 # %% tags=["widget"]
 worst_case_explorer()
@@ -423,12 +424,12 @@ plots.show(fig, alt)
 # one: no doubt is left. Right: ten thousand random steps of the same length stay far below. Noise is no
 # substitute for an attack.
 #
-# The rival is what everybody uses on deep flows, *projected gradient descent*:
+# The rival is what everybody uses on deep flows, *projected gradient descent* (PGD):
 #
 # > "essentially a recursive application of FGSM for $m$ steps" (2.2)
 #
-# that is: a step along the gradient, back into the ball, again. (Against likelihood it *climbs* the
-# NLL.) It knows nothing of eigenvectors, and we hold the exact answer. It can start at $\delta = 0$ or at
+# FGSM is one step along the gradient (there: its sign). So: a step, back into the ball, again; against
+# likelihood it *climbs* $-L$, in spite of its name. It knows nothing of eigenvectors, and we hold the exact answer. It can start at $\delta = 0$ or at
 # a random point of the ball.
 
 # %% tags=["predict"]
@@ -475,12 +476,13 @@ plots.show(fig, alt)
 # ## 7. Photographs, and a glimpse of deep attacks
 #
 # All this holds in any dimension. Fit a Gaussian to 16 x 16 colour photographs, 768 numbers each, and
-# attack held-out crops. The paper warns that the balls differ:
+# attack crops it was not fitted to (*held out*). The paper warns that the balls differ:
 #
 # > "while we use $\ell_2$ norm here, $\ell_\infty$ perturbation norm bounds are used to construct attacks
 # > for non-linear flow-models" (3.1)
 #
-# A budget of $\varepsilon$ grey levels per value means $|\delta| \le \varepsilon\sqrt{768}/256$ here.
+# ($\ell_2$ is the length of $\delta$, $\ell_\infty$ its greatest coordinate.) Here $\varepsilon$ grey levels per value,
+# root mean square, mean $|\delta| \le \varepsilon\sqrt{768}/256$.
 
 # %% tags=["predict"]
 rng = torch.Generator().manual_seed(0)

@@ -217,3 +217,9 @@ def test_the_scale_is_said_and_grows_with_the_device(capsys):
     assert printed(capsys).startswith("On a CPU: 32 crops, 20 steps an attack.")
     assert flowrob.scale(torch.device("cuda", 1)) == {"crops": 1000, "steps": 200}
     assert printed(capsys).startswith("On a GPU: 1,000 crops, 200 steps an attack, not 32 crops")
+
+
+@pytest.mark.parametrize("sentence", ["eps = 1: {}", "u_min costs {}"])
+def test_a_sentence_that_opens_with_a_formula_keeps_its_letter(capsys, sentence):
+    check(sentence, 1, equals=1)
+    assert printed(capsys).startswith(sentence.format(1))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import base64
 import copy
+import importlib.util
 import io
 import re
 import statistics
@@ -63,12 +64,12 @@ def code(nb: NotebookNode) -> list[NotebookNode]:
 
 
 def code_lines(cell: NotebookNode) -> int:
-    """Lines of code: not blank, no comment, no question to the reader and no alt text."""
+    """Lines of code: not blank, no comment, no question to the reader, alt text or verdict."""
     tree = ast.parse(TransformerManager().transform_cell(cell.source))
     words = set()
     for node in tree.body:
         source = ast.unparse(node)
-        if re.match(r"(lessons\.)?predict\(|alt = |plots\.show\(", source):
+        if re.match(r"(lessons\.)?(predict|verdicts)\(|alt = |plots\.show\(", source):
             words |= {*range(node.lineno, node.end_lineno + 1)}
     lines = enumerate(cell.source.splitlines(), start=1)
     return sum(bool(re.match(r"\s*[^\s#]", line)) and k not in words for k, line in lines)
@@ -451,3 +452,16 @@ def test_every_rule_was_damaged():
 )
 def test_a_twin_that_drifted_apart_is_seen(change: Callable):
     assert cells_of(doctored(change)) != cells_of(sound_notebook())
+
+
+def test_the_student_edition_has_neither_outputs_nor_solutions(tmp_path: Path):
+    spec = importlib.util.spec_from_file_location("build", FOLDER / "build.py")
+    build = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(build)
+    twin = next(twin for twin in TWINS if twin.stem.startswith("01_"))
+    nb = nbformat.read(build.student(twin, tmp_path / "student"), as_version=4)
+    assert all(not cell.outputs and cell.execution_count is None for cell in code(nb))
+    assert not any("solution" in tags(cell) for cell in nb.cells)
+    whole = nbformat.read(twin.with_suffix(".ipynb"), as_version=4)
+    left = [cell.source for cell in whole.cells if "solution" not in tags(cell)]
+    assert [cell.source for cell in nb.cells] == left

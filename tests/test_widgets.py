@@ -87,7 +87,7 @@ def test_the_best_step_may_stop_at_the_mean_inside_the_ball():
 def test_the_picture_is_a_png_with_content(explorer):
     assert bytes(explorer.image.value[:4]) == b"\x89PNG"
     pixels = picture(explorer)
-    assert pixels.shape[:2] == (440, 1000)
+    assert pixels.shape[:2] == (420, 1300)
     assert np.ptp(pixels[..., :3]) > 0.5
 
 
