@@ -110,9 +110,10 @@ def load(name: str | os.PathLike, device: torch.device | str | None = None) -> F
         :class:`~flowrob.flows.FlowMixture`; float32, in eval mode.
 
     Raises:
-        ValueError: no such model, or a file that :func:`save` did not write, or that is damaged.
+        ValueError: no such model or device, or a file that :func:`save` did not write, or that is
+            damaged.
     """
-    path = _path(name)
+    path, device = _path(name), _usable(device)
     if path.suffix == ".json":
         files, weights = _parts(path)
         parts = {label: load(part, device) for label, part in files.items()}
@@ -126,8 +127,17 @@ def load(name: str | os.PathLike, device: torch.device | str | None = None) -> F
     tensors = {k: t.float() if t.is_floating_point() else t for k, t in stored.items()}
     _check_finite(path, tensors)
     flow.load_state_dict(tensors)
-    flow.to(flowrob.device() if device is None else device)
+    flow.to(device)
     return flow.to(memory_format=torch.channels_last).eval()
+
+
+def _usable(device: torch.device | str | None) -> torch.device:
+    if device is None:
+        return flowrob.device()
+    try:
+        return torch.empty(0, device=torch.device(device)).device
+    except (RuntimeError, AssertionError, TypeError, ValueError) as error:
+        raise ValueError(f"device={device!r} is not usable here: {error}") from error
 
 
 def _build(path: Path, config: dict, stored: Mapping[str, Tensor]) -> Flow:

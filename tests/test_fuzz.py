@@ -265,13 +265,11 @@ def unchanged(before: list[Any]) -> bool:
 
 def names_an_argument(error: Exception, values: dict[str, Any]) -> bool:
     """Whether the words of an error name an argument, or a file that was given."""
-    names = [*values]
-    if any(
-        isinstance(v, str) and (repr(v) in str(error) or (v[3:] and v in str(error)))
-        for v in values.values()
-    ):
+    said, names = str(error), [*values]
+    texts = [value for value in values.values() if isinstance(value, str)]
+    if any(repr(text) in said or (len(text) > 3 and text in said) for text in texts):
         return True
-    words = {*re.findall(r"[a-z_0-9]+", str(error).lower())}
+    words = {*re.findall(r"[a-z_0-9]+", said.lower())}
     known = {*names, "step_size", "objective", "noise", "weight"} | {
         name.rstrip("s") for name in names
     }

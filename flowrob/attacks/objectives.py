@@ -64,7 +64,7 @@ class Negative(Composite):
 
     def __call__(self, x: Tensor) -> Tensor:
         """-f(x)."""
-        return -self.f(x)
+        return -checked(self.f(x), x)
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Finite(Composite):
 
     def __call__(self, x: Tensor) -> Tensor:
         """f(x), or NaN."""
-        value = self.f(x)
+        value = checked(self.f(x), x)
         # A sum, not a fill: the gradient there is f's, and can lead the search out again.
         return torch.where(value == math.inf, value + math.nan, value)
 

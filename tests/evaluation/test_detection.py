@@ -50,3 +50,12 @@ def test_detection_takes_8_bit_images_only(which):
             detection_table(triangle, **sets, eps=(0,), generator=seeded())
     with pytest.raises(TypeError, match="images must be a uint8 tensor"):
         gibbs_floor(1, black.float())
+
+
+def test_a_model_of_nan_is_announced_beside_its_auroc():
+    images = torch.full((4, 1, 2, 2), 100, dtype=torch.uint8)
+    broken = lambda x: triangle(x) * math.nan  # noqa: E731
+    table = detection_table(broken, images, images, (0,), generator=seeded())
+    assert table.rows[0]["auroc"] == 0.5
+    for which in ("in clean", "out clean"):
+        assert any(f"4 of 4 likelihoods of {which!r}" in line for line in table.warnings)

@@ -155,3 +155,21 @@ def test_an_attack_that_returns_8_bit_images_makes_both_rows():
     table = robustness_table(density, grey, (4,), **options)
     for row in ("attacked", "attacked 8-bit"):
         assert torch.equal(table.images["model", 4, row], grey - 4)
+
+
+def test_a_negative_log_likelihood_and_a_model_of_nan_are_found_out():
+    images = torch.randint(60, 140, (8, 1, 8, 8), generator=seeded()).to(torch.uint8)
+
+    def density(x):  # narrow around the grey levels that the images have
+        return -((x - 0.4) / 0.02).abs().flatten(1).sum(1)
+
+    def warnings(log_prob):
+        eps, options = (0, 40), {"num_steps": 1}
+        return robustness_table(
+            log_prob, images, eps, generator=seeded(), attack_options=options
+        ).warnings
+
+    assert not any("more likely" in line for line in warnings(density))
+    assert any("noise makes the images more likely" in w for w in warnings(lambda x: -density(x)))
+    broken = warnings(lambda x: density(x) * math.nan)
+    assert any("8 clean values are not finite" in line for line in broken)
