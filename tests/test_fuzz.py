@@ -29,7 +29,7 @@ from torch import Tensor
 from flowrob import attacks, data, evaluation, flows, linear, training, units, zoo
 from flowrob.records import check_writable
 
-CALLS = int(os.environ.get("FLOWROB_FUZZ", "1500"))
+CALLS = int(os.environ.get("FLOWROB_FUZZ", "900"))
 
 
 def seeded(seed: int = 0) -> torch.Generator:
