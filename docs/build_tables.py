@@ -346,7 +346,7 @@ def told(run: dict, found: dict[tuple[str, int], float], eps: list[int]) -> list
         texts.append(
             "*The ladder* is the mean of five densities, the clean model and four trained "
             f"adversarially at eps {', '.join(map(str, RUNGS))} and 8. It is never more than "
-            f"{gap:.2f} bits/dim above the best single model, costs clean images "
+            f"{gap:.4f} bits/dim above the best single model, costs clean images "
             f"{found['ladder', 0] - found['clean', 0]:.4f}, and whatever the attack it is at most "
             f"{run['ladder']['price']:.4f} above its best part. Its price: five networks "
             "([ladder][docs/ladder.md])."
