@@ -294,7 +294,7 @@ ITEMS = (
     Item(
         "Supplement (3)",
         "“generated samples from an adversarially trained model”",
-        f"{NB['07']}, beat 4",
+        f"{NB['07']}, beat 6",
         lambda: f"adversarial CIFAR-10 model, clean images: {number(cell(T1, 'adversarial', 0))}",
         CANNOT,
         "the supplement is not at hand; notebook 07 draws samples of all three models",

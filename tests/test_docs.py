@@ -224,7 +224,7 @@ def test_every_row_of_a_hybrid_model_is_marked_as_a_lower_bound():
         for block, below in itertools.pairwise(blocks):
             rows = [line.split("|")[1].strip() for line in block.splitlines() if line[:2] == "| "]
             ours = [row for row in rows if "hybrid" in row and not row.startswith("paper: ")]
-            assert all(row.endswith(f"hybrid {tables.MARK}") for row in ours)
+            assert all(row.endswith(f" {tables.MARK}") for row in ours)
             assert bool(ours) == below.startswith(f"{tables.MARK} A lower bound: ")
     paired = sum("paired" in run for run in tables.runs())  # one table more
     assert texts["docs/tables.md"].count(f"{tables.MARK} A lower bound: ") == 9 + paired
@@ -274,7 +274,7 @@ def test_a_changed_table_changes_its_page_the_verdicts_and_the_readme(tmp_path, 
     assert "the mean of the adversarial model falls at eps [8]" in page
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     changed = tables.with_table(readme, tmp_path)
-    assert changed != readme and "| 0.12 |" in changed
+    assert changed != readme and "| >= 0.12 |" in changed  # as its search had not converged
 
 
 def test_a_table_says_in_one_run_only_if_it_was():
