@@ -392,7 +392,7 @@ plots.show(figure, "A photograph, the same attacked, noise, the same raised: the
 # A photograph, the same attacked at $\epsilon = 8$, a noise image, the same with its likelihood raised;
 # above each its bits/dim. The paper's labels, for its frog and its noise image, are printed below.
 
-# %%
+# %% tags=["nbval-ignore-output"]
 print("the paper's Figure 1:", paper.FIGURE_1)
 costs = {m: values[1] - values[0] for m, values in labels.items()}
 check("the attack costs the ladder a share of {} of what it costs the clean model",

@@ -180,7 +180,9 @@ def models() -> int:
     for name in zoo.names():
         print(f"{name}\n  {repr(zoo.load(name, 'cpu')).splitlines()[0]}")
         for key, value in zoo.recipe(name).items():
-            if isinstance(value, dict) and key in ("data", "settings"):
+            if key == "parts":  # of a mixture: by label, their recipes
+                value = ", ".join(f"{label}: {part['preset']}" for label, part in value.items())
+            elif isinstance(value, dict) and key in ("data", "settings"):
                 value = ", ".join(f"{k} {v}" for k, v in value.items() if v is not None)
             if isinstance(value, str | int | float):
                 print(f"  {key}: {value}")

@@ -64,8 +64,11 @@ def test_models_lists_all_that_ship_with_their_recipes(capsys):
     assert main(["models"]) == 0
     printed = capsys.readouterr().out
     for name in zoo.names():
-        assert f"{name}\n  Flow on " in printed
-        assert f"  command: {zoo.recipe(name)['command']}" in printed
+        kind = "FlowMixture" if name.endswith("ladder") else "Flow"
+        assert f"{name}\n  {kind} on " in printed
+        if kind == "Flow":
+            assert f"  command: {zoo.recipe(name)['command']}" in printed
+    assert "  parts: eps 0: glow-photos-clean, eps 1: glow-photos-eps1, " in printed
 
 
 def test_version_says_which(capsys):
