@@ -270,12 +270,13 @@ def verdicts(rows: Iterable[tuple[str, str, str, str]]):
     """
     from IPython.display import Markdown
 
-    lines = ["| the paper says | where | we measured | same? |", "|---|---|---|---|"]
+    from flowrob.evaluation.table import pipe_table
+
+    rows = list(rows)
     for row in rows:
         if not row[3].startswith(("agrees", "disagrees", "slip", "cannot say", "our question")):
             raise ValueError(f"{row[3]!r} is no verdict")
-        lines.append(f"| {' | '.join(row)} |")
-    return Markdown("\n".join(lines))
+    return Markdown(pipe_table(["the paper says", "where", "we measured", "same?"], rows))
 
 
 # Exercises ---

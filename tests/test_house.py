@@ -29,8 +29,9 @@ LINES = [
     {"units", "records", "paper"},
     {"linear", "flows", "data"},
     {"attacks", "zoo"},
-    {"distributed", "plots", "lessons"},
+    {"distributed", "plots"},
     {"training", "evaluation"},
+    {"lessons"},
     {"widgets", "cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LINES) for name in names}

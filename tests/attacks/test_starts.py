@@ -152,7 +152,7 @@ def test_seeds_rows_and_slices():
     assert random_rows(seeds[:0, 0], (3,)).shape == (0, 3)
     assert slices(5, 2) == [slice(0, 2), slice(2, 4), slice(4, 5)]
     assert slices(0, None) == [slice(0, 0)]
-    check_counts(steps=3, left_out=None)
-    for wrong in (0, -1, 1.0, "3"):
+    check_counts(steps=3, batch_size=None)  # no batch_size: all at once
+    for wrong in (0, -1, 1.0, "3", True, None):
         with pytest.raises(ValueError, match=rf"steps must be a positive integer, got {wrong!r}"):
             check_counts(steps=wrong)
