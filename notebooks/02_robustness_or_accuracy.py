@@ -385,8 +385,8 @@ plots.show(fig, alt)
 #    $p$.
 # 2. $L_{\text{sen}} = \mathbb E\max_{|d| \le \varepsilon}\sum p_i(a_id_i + \tfrac12 d_i^2)$: a maximum of functions
 #    linear in $p$, so convex too.
-# 3. The derivative of a maximum is that of the function which attains it, at the maximiser: $\mathbb E(a_id_i
-#    + \tfrac12 d_i^2)$. (Changing the maximiser a little changes nothing to first order: it is a maximum.)
+# 3. The derivative of a maximum is that of the function which attains it, at the maximiser: $\mathbb E(a_id_i +
+#    \tfrac12 d_i^2)$. (Changing the maximiser a little changes nothing to first order: it is a maximum.)
 # 4. Set the derivative to zero: $\tfrac12(\lambda_i - \lambda'_i) + w\,\mathbb E(a_id_i + \tfrac12d_i^2) = 0$.
 # 5. Since $\mathbb E a_i^2 = \lambda_i$, we have $\mathbb E(a_i + d_i)^2 = \lambda_i + \mathbb E[2a_id_i + d_i^2]$.
 #

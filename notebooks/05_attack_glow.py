@@ -40,11 +40,9 @@ def seeded(seed):
 # %%
 glow = zoo.load("glow-photos-published-clean", device)
 images = data.load("photos", split="test", limit=32).to(device)
-print(
-    glow, f"trained on {zoo.recipe('glow-photos-published-clean')['num_images']:,} crops", sep="\n"
-)
-sets, forms = ("photos", "cifar10"), ("published-clean", "clean")
-for name in (f"glow-{of}-{form}" for of in sets for form in forms):  # as recorded: all test images
+trained = zoo.recipe("glow-photos-published-clean")["num_images"]
+print(glow, f"trained on {trained:,} crops", sep="\n")
+for name in (f"glow-{s}{f}-clean" for s in ("photos", "cifar10") for f in ("-published", "")):
     rows = json.loads(Path(f"../results/attack-{name}.json").read_text(encoding="utf-8"))["rows"]
     means = [row["mean"] for row in rows if row["row"] in ("clean", "attacked")]
     print(f"{name}, bits/dim at eps 0, 1, 2, 4, 8:", *(f"{mean:,.2f}" for mean in means))

@@ -27,10 +27,14 @@ KILLS = int(os.environ.get("FLOWROB_KILLS", "4"))
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 
 
-def kill_again_and_again(run: Callable[[], object], longest: float) -> int:
-    """Start ``run`` in a process of its own and kill it, KILLS times; how often it was alive."""
+def kill_again_and_again(run: Callable[[], object], checkpoint: Path) -> int:
+    """Start ``run`` in a process of its own and kill it, KILLS times; how often it was alive.
+
+    Each is killed a moment after it saved: in a step, or in the next save.
+    """
     chance, alive = random.Random(0), 0
     for _ in range(KILLS):
+        before, patience = saved_at(checkpoint), time.monotonic() + 60.0
         child = os.fork()
         if not child:
             try:
@@ -38,10 +42,17 @@ def kill_again_and_again(run: Callable[[], object], longest: float) -> int:
                 run()
             finally:
                 os._exit(0)
-        time.sleep(chance.uniform(0.0, longest))
+        while saved_at(checkpoint) == before and time.monotonic() < patience:
+            time.sleep(0.001)
+        time.sleep(chance.uniform(0.0, 0.05))
         os.kill(child, signal.SIGKILL)
         alive += os.WIFSIGNALED(os.waitpid(child, 0)[1])
     return alive
+
+
+def saved_at(path: Path) -> int:
+    """When a file was written, 0 if it is not there yet."""
+    return path.stat().st_mtime_ns if path.exists() else 0
 
 
 @pytest.fixture
@@ -61,7 +72,7 @@ def test_a_run_killed_again_and_again_ends_bit_for_bit(images, tmp_path, one_thr
         fit(flow, images, loss, num_steps=40 + 3 * KILLS, checkpoint=checkpoint, **FAST)
         return weights(flow)
 
-    alive = kill_again_and_again(lambda: run(glow(**SMALL), Checkpoint(path, every=1)), 0.5)
+    alive = kill_again_and_again(lambda: run(glow(**SMALL), Checkpoint(path, every=1)), path)
     ended = run(glow(**SMALL), Checkpoint(path, every=1))
     assert equal(ended, run(glow(**SMALL))) and alive > KILLS // 2
     assert {p.name for p in tmp_path.iterdir()} == {path.name}
@@ -77,7 +88,8 @@ def test_a_command_killed_again_and_again_ends_bit_for_bit(tmp_path, one_thread)
         return ["train", "--preset", "tiny-clean", *files, *checkpoint, *told, *ranges]
 
     folders = [tmp_path / name for name in ("killed", "straight")]
-    alive = kill_again_and_again(lambda: main(command(folders[0])), 3.0)
+    path = folders[0] / "run.safetensors"
+    alive = kill_again_and_again(lambda: main(command(folders[0])), path)
     assert [main(command(folder)) for folder in folders] == [0, 0]
     killed, straight = (zoo.load(folder / "w.safetensors", "cpu") for folder in folders)
     assert equal(weights(killed), weights(straight)) and alive > KILLS // 2
