@@ -449,7 +449,8 @@ verdicts([
 # * A model that sees clean and attacked images may tell them apart, and hide between. Hybrid training does.
 # * A mean of densities is never more than $\log_2 K/D$ bits/dim behind its best part. A ladder of
 #   adversarial models is as good at every radius as the part made for it, and attacks on its parts bound it.
-#
+
+# %% [markdown]
 # ## Exercises
 #
 # ### 1. How far behind its parts may a mean of three be?
