@@ -57,7 +57,7 @@ def check_counts(**counts: int | None) -> None:
     for name, number in counts.items():
         if number is None and name == "batch_size":  # all at once
             continue
-        if not _is_integer(number) or number < 1:
+        if number is None or not _is_integer(number) or number < 1:
             raise ValueError(f"{name} must be a positive integer, got {number!r}")
 
 
