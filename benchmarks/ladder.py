@@ -20,7 +20,6 @@ be taken for a clean image.
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -33,9 +32,11 @@ from flowrob import zoo
 from flowrob.attacks import attack_images, dequantization_noise
 from flowrob.cli.recipes import LADDERS, RECIPES, RUNGS, Recipe
 from flowrob.evaluation import mixture, mixture_bound, pipe_table
+from flowrob.evaluation.bits import integer_noise
 from flowrob.flows import AffineCoupling, Flow, FlowMixture
 from flowrob.training import Loss
 from flowrob.training.batches import Batch
+from flowrob.units import bits_per_dim
 
 EPS = (1, 2, 4, 8)
 RADII = (0, *RUNGS, 8)  # of the ladder's parts
@@ -70,12 +71,14 @@ class Told(nn.Module):
         super().__init__()
         self.flow, self.k = flow, k
 
-    def forward(self, x: Tensor) -> Tensor:
+    def log_prob(self, x: Tensor) -> Tensor:
         """log p(x | k), shape (batch,), nats."""
         for module in self.flow.modules():
             if isinstance(module, ToldNet):
                 module.k = self.k
         return self.flow.log_prob(x)
+
+    forward = log_prob
 
 
 def tell(flow: Flow, num: int) -> Flow:
@@ -90,24 +93,9 @@ def told_loss(flow: Flow, batch: Batch, step: int, loss: Loss) -> Tensor:
     """Each image at a radius drawn for it; two steps of ascent, as the ladder's parts have."""
     k = torch.randint(len(RADII), (len(batch.x),), generator=batch.generator)
     radius = torch.tensor(RADII, dtype=torch.float64)[k] / 256
-    told, hit = Told(flow, k), k > 0
-    x = batch.x.clone()
-    attack = _Attackable(flow, k[hit])
-    x[hit] = loss.perturb(attack, x[hit], radius[hit], loss.attack_steps)
-    return flow_bits(told, x, flow.num_dims)
-
-
-class _Attackable(Told):
-    """What `Loss.perturb` asks of a flow."""
-
-    def log_prob(self, x: Tensor) -> Tensor:
-        """log p(x | k)."""
-        return self(x)
-
-
-def flow_bits(log_prob: nn.Module, x: Tensor, num_dims: int) -> Tensor:
-    """Bits/dim of each x."""
-    return -log_prob(x) / (num_dims * math.log(2.0)) + 8.0
+    x, hit = batch.x.clone(), k > 0
+    x[hit] = loss.perturb(Told(flow, k[hit]), x[hit], radius[hit], loss.attack_steps)
+    return bits_per_dim(Told(flow, k)(x), flow.num_dims)
 
 
 def wide(recipe: Recipe, num_parameters: float) -> Recipe:
@@ -179,19 +167,13 @@ class Disguise(nn.Module):
         return joint.logsumexp(0) - joint[0]
 
 
-def moved_at_random(images: Tensor, eps: int, generator: torch.Generator) -> Tensor:
-    """The grey levels, each moved by an integer from -eps to eps, all alike likely."""
-    moves = torch.randint(-eps, eps + 1, images.shape, generator=generator)
-    return (images + moves).clamp(0, 255)
-
-
 def posteriors(ladder: FlowMixture, images: Tensor, num_steps: int = 100) -> list[dict]:
     """Mean p(k | x) and bits/dim of images moved by each radius, in three ways."""
     generator = torch.Generator().manual_seed(0)
     noise = dequantization_noise(images, "fixed", generator)[0]
     how = {"generator": generator, "start": "random", "schedule": "auto", "num_steps": num_steps}
     moves = {
-        "noise": lambda e: moved_at_random(images, e, generator),
+        "noise": lambda e: integer_noise(images, e, generator),
         "attack": lambda e: attack_images(ladder.log_prob, images, e, **how).x,
         "disguise": lambda e: attack_images(Disguise(ladder), images, e, **how).x,
     }

@@ -249,7 +249,7 @@ def cured(run: dict) -> str:
     lines.append(
         "* Attacks converged on every seed of: " + ", ".join(CURES[k] for k in holds) + "."
         if holds
-        else "* None of them holds: on every cure some search was still rising when it ended."
+        else "* Attacks converged on none of them: some search was still rising when it ended."
     )
     return "\n".join(lines)
 

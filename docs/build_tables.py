@@ -137,6 +137,14 @@ def note(longer: dict, table: str) -> str:
     )
 
 
+def searched(run: dict) -> str:
+    """Whether attacks went on from those of fixed length, and how far."""
+    if budget := run["settings"].get("budget"):
+        first, most = budget["first_steps"], budget["max_steps"]
+        return f"A search goes on from the single attacks, in rounds of {first} to {most} steps."
+    return "No search: the single attacks alone."
+
+
 def provenance(run: dict) -> str:
     """Command, images, durations: how the numbers came about."""
     reports = sorted({data["report"] for data in run["data"].values()})
@@ -152,7 +160,8 @@ def provenance(run: dict) -> str:
     at_once = ", in one run" if run["duration_s"] >= whole else ""
     return (
         f"`{run['command']}`\n\n"
-        f"{count} images reported on ({'; '.join(reports)}), trained on {'; '.join(trains)}. "
+        f"{searched(run)} {count} images reported on ({'; '.join(reports)}), trained on "
+        f"{'; '.join(trains)}. "
         f"Minutes of training: {training}; of attacks: {run['attack_seconds'] / 60:.0f}; together "
         f"{whole / 60:.0f}{at_once}, on {run['date']}, {cores} of "
         f"{machine['cores']} cores, torch {versions['torch']}, seed {run['seed']}."

@@ -173,7 +173,7 @@ check("the total mass of x is {}, and should be {}", mass[-1], 1, within=1e-6, d
 # derivatives, the Jacobian. A 32 x 32 colour photograph has $n = 3072$: some $n^3/3$, ten billion,
 # multiplications per image. And how does one invert a neural network? The paper's answer:
 #
-# > "RealNVP is designed with *affine coupling layers*, essentially an invertible scale transformation"
+# > "RealNVP … is designed with *affine coupling layers*, essentially an invertible scale transformation"
 # > (2.1)
 #
 # Leave half of the coordinates alone, and let them decide how the others are shifted and scaled:
@@ -249,7 +249,7 @@ check("log-det by the formula and by autograd differ by {}", gap, at_most=1e-12)
 # its shape. **A matrix** does: $z = Wx$ turns the plane, so that every coupling works on other
 # coordinates than the last. On images it mixes the channels of each pixel; in the paper's words
 #
-# > "GLOW uses *invertible* $1 \times 1$ *convolutions*, which utilizes learned permutations" (2.1)
+# > "GLOW uses *invertible* $1 \times 1$ *convolutions* …, which utilizes learned permutations" (2.1)
 #
 # It is stored as $W = PLU$, a fixed permutation times a lower and an upper triangular matrix: of these
 # the determinant is, again, a product of diagonals.
