@@ -11,7 +11,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -108,12 +108,12 @@ def attacked(
     images: Tensor,
     eps: tuple[int, ...],
     budget: Budget,
+    mixtures: Mapping[str, Iterable[str]] | None = None,
 ) -> Table:
     """Bits/dim of the images under attacks that converge; the same seed for all."""
     generator = torch.Generator().manual_seed(0)
-    return converged_table(
-        models, images, (0, *eps), generator=generator, budget=budget, num_resamples=1
-    )
+    how = {"generator": generator, "budget": budget, "mixtures": mixtures}
+    return converged_table(models, images, (0, *eps), **how, num_resamples=1)
 
 
 def rows_of(table: Table, label: str) -> list[dict]:
@@ -168,5 +168,5 @@ class Record:
 
 def budget_of(options: argparse.Namespace) -> tuple[Budget, dict]:
     """The budget, and the settings that a record must share."""
-    budget = Budget(min(10, options.max_steps), options.max_steps)
+    budget = Budget(min(20, options.max_steps), options.max_steps, enough=12.0)
     return budget, {"limit": options.limit, "budget": asdict(budget)}

@@ -17,6 +17,7 @@ more, and its rows say whether they did.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -28,6 +29,7 @@ from tqdm.auto import tqdm
 from flowrob.attacks import Objective, attack_images
 from flowrob.evaluation.bits import check_eps
 from flowrob.evaluation.convergence import Budget, Search, converge
+from flowrob.evaluation.defences import mixture_bound
 from flowrob.evaluation.robustness import Protocol, models_by_name
 from flowrob.evaluation.table import Table
 
@@ -62,6 +64,7 @@ def strongest_table(
     generator: torch.Generator,
     attacks: Mapping[str, Mapping] | None = None,
     budget: Budget | None = None,
+    mixtures: Mapping[str, Iterable[str]] | None = None,
     noise: bool = False,
     uniform_weight: float = 0.01,
     num_resamples: int = 1000,
@@ -89,6 +92,9 @@ def strongest_table(
             :data:`ATTACKS`.
         budget: when the search after these attacks has converged, and when it gives up; None: no
             search, and a lower bound without a status.
+        mixtures: by name of a model, the names of the models in the table whose mixture, of equal
+            weights, it is: images on which the settled searches of its parts leave an attack no
+            room (:func:`flowrob.evaluation.mixture_bound`) are not searched.
         noise: add a row "noise", uniform integers of the same size, which no maximum counts.
         uniform_weight: w of the column ``mixed``.
         num_resamples: of the bootstrap.
@@ -103,7 +109,8 @@ def strongest_table(
     Raises:
         TypeError: images are not uint8.
         ValueError: no images, models or attacks, an attack called "clean", "noise" or "strongest",
-            eps that are not integers, or a weight outside (0, 1).
+            eps that are not integers, a weight outside (0, 1), or a mixture of models that are not
+            in the table.
     """
     attacks = dict(ATTACKS if attacks is None else attacks)
     if not attacks or {"clean", "strongest", "noise"} & {*attacks}:
@@ -119,6 +126,7 @@ def strongest_table(
         generator,
         attacks,
         budget,
+        mixtures,
         noise=noise,
         uniform_weight=uniform_weight,
         num_resamples=num_resamples,
@@ -135,6 +143,7 @@ def converged_table(
     *,
     generator: torch.Generator,
     budget: Budget = Budget(),  # noqa: B008 (frozen)
+    mixtures: Mapping[str, Iterable[str]] | None = None,
     uniform_weight: float = 0.01,
     num_resamples: int = 1000,
     groups: Tensor | None = None,
@@ -157,6 +166,9 @@ def converged_table(
         eps: l_inf radii in grey levels; 0 makes the clean rows.
         generator: draws the noise that scores every row, and the seed of all attacks.
         budget: when an attack has converged, and when it gives up.
+        mixtures: by name of a model, the names of the models in the table whose mixture, of equal
+            weights, it is: images on which the settled searches of its parts leave an attack no
+            room (:func:`flowrob.evaluation.mixture_bound`) are not searched.
         uniform_weight: w of the column ``mixed``.
         num_resamples: of the bootstrap.
         groups: (N,) integers, alike for images that belong together: resampled together.
@@ -170,7 +182,8 @@ def converged_table(
 
     Raises:
         TypeError: images are not uint8.
-        ValueError: no images or models, eps that are not integers, a weight outside (0, 1).
+        ValueError: no images or models, eps that are not integers, a weight outside (0, 1), or a
+            mixture of models that are not in the table.
     """
     caption = f"Bits/dim of {len(images)} images, attacked until twice the steps find no more"
     hunt = _Hunt.begin(
@@ -180,6 +193,7 @@ def converged_table(
         generator,
         {},
         budget,
+        mixtures,
         uniform_weight=uniform_weight,
         num_resamples=num_resamples,
         groups=groups,
@@ -197,6 +211,7 @@ class _Hunt:
     protocol: Protocol
     attacks: dict[str, Mapping]
     budget: Budget | None
+    mixtures: dict[str, list[str]]
     values: dict[tuple, Tensor] = field(default_factory=dict)
     searches: dict[tuple[str, int], Search] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
@@ -210,13 +225,21 @@ class _Hunt:
         generator: torch.Generator,
         attacks: dict[str, Mapping],
         budget: Budget | None,
+        mixtures: Mapping[str, Iterable[str]] | None,
         noise: bool = False,
         **columns: Any,
     ) -> _Hunt:
         """Check what the caller gave; draw what all models share."""
         models, eps = models_by_name(models), check_eps(eps)
+        parts = {name: list(of) for name, of in (mixtures or {}).items()}
+        for name, of in parts.items():
+            if missing := {name, *of} - {*models} or (not of and {name}):
+                raise ValueError(
+                    f"mixtures says that {name!r} is made of {of}; not in the table, or without "
+                    f"parts: {sorted(missing)}"
+                )
         protocol = Protocol.begin(images, generator, eps if noise else (), **columns)
-        return cls(models, eps, protocol, attacks, budget)
+        return cls(models, eps, protocol, attacks, budget, parts)
 
     def run(self, progress: bool) -> _Hunt:
         """Attack; values and searches by model and eps."""
@@ -238,7 +261,7 @@ class _Hunt:
                         self._attack(victim, e, attack, options)
                         bar.update()
                 if self.budget is not None:
-                    for victim in self.models:
+                    for victim in sorted(self.models, key=self.mixtures.__contains__):
                         self._converge(victim, e, self.budget)
                         bar.update()
         return self
@@ -259,12 +282,15 @@ class _Hunt:
             self.searches[name, e].offer(bits, found.x)
             if name == victim:
                 self.values[name, e, attack] = bits
-        self.searches[victim, e].cost += options.get("num_steps", 20) * options.get("restarts", 1)
+        search, steps = self.searches[victim, e], options.get("num_steps", 20)
+        search.cost += steps * options.get("restarts", 1)
+        search.longest = max(search.longest, steps)
 
     def _converge(self, victim: str, e: int, budget: Budget) -> None:
         """The victim's own search; then what it found is tried on all the others."""
         search = self.searches[victim, e]
-        found = converge(self.models[victim], self.protocol, e, search, budget)
+        ceiling = self._ceiling(victim, e, budget.enough)
+        found = converge(self.models[victim], self.protocol, e, search, budget, ceiling)
         self.warnings += [f"{victim}, eps {e}: {w}" for w in found]
         for name, log_prob in self.models.items():
             if name != victim:
@@ -273,6 +299,16 @@ class _Hunt:
                 other.offer(self.protocol.bits(log_prob, search.levels), search.levels)
                 if not budget.calm(other.bits - before):
                     other.converged = False  # others found what its own search missed
+
+    def _ceiling(self, victim: str, e: int, enough: float) -> Tensor | None:
+        """What the settled searches of a mixture's parts leave of it, image by image."""
+        parts = [self.searches[part, e] for part in self.mixtures.get(victim, ())]
+        if not parts:
+            return None
+        bits = torch.stack([search.bits.cpu() for search in parts])
+        settled = torch.stack([search.settled for search in parts])
+        known = bits.masked_fill(~settled | (bits > enough), math.inf)
+        return mixture_bound(known, self.protocol.num_dims)
 
     def table(self, last: str, caption: str) -> Table:
         """The rows; ``last`` is what the worst of all is called."""
