@@ -8,7 +8,7 @@ runs from end to end without an answer.
 
 Digits. A printed number must be the same in every run, so :func:`check` rounds to ``digits``
 significant digits (two; three for closed forms, one for networks trained on the spot), and of a gap
-that is mere rounding noise (below 1e-6) only the bound is printed.
+that is mere rounding noise (below 1e-6, or said to be: ``noise=True``) only the bound is printed.
 """
 
 from __future__ import annotations
@@ -205,6 +205,7 @@ def check(
     equals: float | None = None,
     within: float | None = None,
     digits: int = 2,
+    noise: bool = False,
 ) -> None:
     """Print a sentence with its numbers and what was expected of them; raise if it fails.
 
@@ -212,6 +213,8 @@ def check(
     The chosen change costs 15 times a random one. Expected: at least 10.
     >>> check("the formula gives {}, the simulation {}", 0.217, 0.2149, within=0.005, digits=3)
     The formula gives 0.217, the simulation 0.215. Expected: equal within 0.005.
+    >>> check("float32 is {} grey levels off", 0.00023, at_most=0.01, noise=True)
+    Float32 is less than 0.01 grey levels off. Expected: at most 0.01.
 
     Args:
         sentence: with one ``{}`` for every value, without a full stop.
@@ -221,16 +224,21 @@ def check(
         equals: exactly this.
         within: all values lie no further than this from the first.
         digits: significant digits that are printed.
+        noise: the first value is rounding noise, or what an iteration that converged still misses:
+            no digit of it is the same on another processor, so only ``at_most`` is printed.
 
     Raises:
         CheckFailed: it does not hold; NaN never does.
-        ValueError: placeholders and values do not match, or nothing is expected.
+        ValueError: placeholders and values do not match, nothing is expected, or noise without a
+            bound.
     """
     numbers = [getattr(value, "item", lambda value=value: value)() for value in values]
     if not numbers or sentence.count("{}") != len(numbers):
         raise ValueError(
             f"{sentence!r} has {sentence.count('{}')} places for {len(numbers)} values"
         )
+    if noise and at_most is None:
+        raise ValueError(f"noise=True without at_most: {sentence!r} has no bound to print")
     first = numbers[0]
     conditions = {
         "at least": (at_least, lambda bound: first >= bound),
@@ -244,7 +252,7 @@ def check(
     if not asked:
         raise ValueError(f"nothing is expected of {sentence!r}")
     texts = [rounded(number, digits) for number in numbers]
-    if at_most is not None and isinstance(first, float) and abs(first) < 1e-6:
+    if at_most is not None and (noise or (isinstance(first, float) and abs(first) < 1e-6)):
         texts[0] = f"less than {at_most:g}"
     expected = " and ".join(f"{word} {_bound(bound)}" for word, (bound, _) in asked.items())
     text = sentence.format(*texts)

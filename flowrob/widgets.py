@@ -10,15 +10,19 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import ipywidgets as widgets
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from flowrob import lessons, plots
+from flowrob.evaluation import activations
+from flowrob.flows import Flow
 from flowrob.linear import (
     PROCEDURES,
     GaussianFlow,
@@ -230,3 +234,112 @@ def draw_attack(
     places["column"].set_title(f"{lessons.rounded(new)} bits/dim", loc="left", fontweight="bold")
     odds = lessons.times_less_probable(new - old, x.numel())
     return f"{model} Glow, {change} change of at most {eps}/256: <b>{odds}</b>"
+
+
+def layer_explorer(flow: Flow, x: torch.Tensor, attacked: torch.Tensor) -> Explorer:
+    """Walk through a flow, layer by layer, with an image and what an attack made of it.
+
+    Above the activations of both and their difference, below how far the two have come apart. The
+    flow is run once, here; the slider only redraws.
+
+    Args:
+        flow: a :class:`~flowrob.flows.Flow` on images.
+        x: one image, ``(1, C, H, W)``.
+        attacked: the same, attacked.
+
+    Raises:
+        ValueError: not one image each, or two equal ones.
+    """
+    walk = layer_walk(flow, x, attacked)
+    slider = widgets.IntSlider(value=1, min=1, max=len(walk.layers), description="layer")
+    return Explorer(
+        lambda figure, layer: draw_layer(figure, walk, layer - 1),
+        {"layer": slider},
+        figsize=(11.0, 6.4),
+    )
+
+
+@dataclass(frozen=True)
+class LayerWalk:
+    """What the layers make of an image and of an attacked one; see :func:`layer_walk`.
+
+    Attributes:
+        layers: (level, name) of every layer.
+        clean: the image's activation after each of them, (C, H, W).
+        attacked: the attacked image's.
+        drift: the distance between the two over that at the input, one number per layer.
+    """
+
+    layers: list[tuple[int, str]]
+    clean: list[torch.Tensor]
+    attacked: list[torch.Tensor]
+    drift: list[float]
+
+
+def layer_walk(flow: Flow, x: torch.Tensor, attacked: torch.Tensor) -> LayerWalk:
+    """Run one image and its attacked form through a flow, keeping every activation.
+
+    Raises:
+        ValueError: not one image each, or two equal ones.
+    """
+    if x.ndim != 4 or len(x) != 1 or attacked.shape != x.shape:
+        shapes = f"{tuple(x.shape)} and {tuple(attacked.shape)}"
+        raise ValueError(f"x and attacked must be one image each, (1, C, H, W), got {shapes}")
+    apart = (attacked - x).double().norm().item()
+    if apart == 0:
+        raise ValueError("x and attacked are equal: there is nothing to follow")
+    layers, both = activations(flow, torch.cat((x, attacked)))
+    clean, moved = ([h[k].cpu() for h in both] for k in (0, 1))
+    drift = [(b - a).norm().item() / apart for a, b in zip(clean, moved, strict=True)]
+    return LayerWalk(layers, clean, moved, drift)
+
+
+def tiled(ax: Axes, h: torch.Tensor, scale: float | None = None, title: str = "") -> Axes:
+    """The channels of one activation h, (C, H, W), side by side in grey: 0 is mid-grey."""
+    rows = max(r for r in range(1, int(np.sqrt(len(h))) + 1) if len(h) % r == 0)
+    pad = max(1, h.shape[-1] // 12)
+    return plots.image_grid(ax, plots.signed(h, scale)[:, None], len(h) // rows, title, pad)
+
+
+def drift(ax: Axes, levels, distance, chosen: int | None = None) -> Axes:
+    """How far two inputs have come apart after each layer, relative to the input.
+
+    Args:
+        ax: drawn on.
+        levels: the level of each layer, ascending; its boundaries are marked.
+        distance: one value per layer, logarithmic.
+        chosen: a layer to put a mark on.
+    """
+    levels, distance = np.asarray(levels), np.asarray(distance)
+    ax.plot(np.arange(1, len(distance) + 1), distance, color=plots.ATTACK, marker=".", ms=5, lw=1.4)
+    ax.set(xlabel="layer", ylabel="distance / distance at the input", yscale="log")
+    for level in np.unique(levels):
+        inside = np.flatnonzero(levels == level) + 1
+        if level > levels.min():
+            ax.axvline(inside[0] - 0.5, color=plots.THEORY, lw=1.2, ls=":")
+        place = {"transform": ax.get_xaxis_transform(), "ha": "center", "va": "bottom"}
+        ax.text(inside.mean(), 1.01, f"level {level}", **place)
+    if chosen is not None:
+        dot = {"ms": 11, "mec": plots.THEORY, "mew": 1.5, "zorder": 4}
+        ax.plot(chosen + 1, distance[chosen], "o", color=plots.RAISE, **dot)
+    ax.yaxis.set_major_formatter("{x:g}")
+    return ax
+
+
+def draw_layer(figure: Figure, walk: LayerWalk, layer: int) -> str:
+    """Draw one position of :func:`layer_explorer`; the caption says how far the two are apart."""
+    places = figure.subplot_mosaic(
+        [["clean", "attacked", "difference"], ["drift"] * 3], height_ratios=(1.5, 1)
+    )
+    before, after = walk.clean[layer], walk.attacked[layer]
+    scale = 3 * before.square().mean().sqrt().item()
+    pictures = {"clean": before, "attacked": after, "difference": after - before}
+    for name, h in pictures.items():
+        tiled(places[name], h, scale, name)
+    drift(places["drift"], [level for level, _ in walk.layers], walk.drift, layer)
+    level, name = walk.layers[layer]
+    size = " x ".join(map(str, before.shape))
+    return (
+        f"layer {layer + 1} of {len(walk.layers)}, level {level}, {name}, {size}: apart by "
+        f"<b>{lessons.rounded(walk.drift[layer])}</b> times what went in"
+    )

@@ -428,7 +428,7 @@ check(
     "(d) and hybrid miss their optima by at most {} nats",
     max(gaps.values()),
     at_most=1e-3,
-    digits=1,
+    noise=True,
 )
 check("after three rounds (a) pays {} nats too much", excess["a"][3], at_least=0.1)
 check("the frontier's certificates are {} nats", max(p.certificate for p in points), at_most=1e-9)

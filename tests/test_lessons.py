@@ -169,6 +169,23 @@ def test_a_check_compares_all_values_with_the_first():
             check("{} and {}", 1.0, other, within=0.1)
 
 
+@pytest.mark.parametrize("gap", [2.3e-4, 3.1e-4, 9e-3])
+def test_of_rounding_noise_only_the_bound_is_printed(capsys, gap: float):
+    check("float32 is {} off, of {}", gap, 255.0, at_most=0.01, noise=True)
+    assert capsys.readouterr().out == (
+        "Float32 is less than 0.01 off, of 260. Expected: at most 0.01.\n"
+    )
+
+
+def test_rounding_noise_above_its_bound_fails_and_needs_one():
+    with pytest.raises(CheckFailed, match=r"0\.02"):
+        check("float32 is {} off", 0.02, at_most=0.01, noise=True)
+    with pytest.raises(CheckFailed):
+        check("float32 is {} off", math.nan, at_most=0.01, noise=True)
+    with pytest.raises(ValueError, match="no bound"):
+        check("float32 is {} off", 0.02, at_least=0.01, noise=True)
+
+
 def test_a_check_without_expectation_or_number_is_refused():
     with pytest.raises(ValueError, match="nothing is expected"):
         check("it is {}", 1.0)

@@ -11,13 +11,18 @@ import matplotlib.image
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 
-from flowrob import plots
+from flowrob import lessons, plots
+from flowrob.evaluation import anatomy
 from flowrob.linear import GaussianFlow, best_case, worst_case
 from flowrob.widgets import (
     ATTACK_EPS,
     Explorer,
     attack_explorer,
+    draw_layer,
+    layer_explorer,
+    layer_walk,
     trade_off_explorer,
     worst_case_explorer,
 )
@@ -183,3 +188,50 @@ def test_the_attack_explorer_shows_what_was_computed_before():
         assert explorer.image.value != before or name == "change"
         before = explorer.image.value
     assert shown(explorer) == ["10^46 times less probable"]
+
+
+def test_the_layer_explorer_walks_through_what_the_anatomy_measures(flow):
+    x = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    attacked = (x + 8 / 256).clamp(0, 1)
+    report, explorer = anatomy(flow, x, attacked), layer_explorer(flow, x, attacked)
+    slider = explorer.sliders["layer"]
+    assert (slider.min, slider.max) == (1, len(report.layers))
+    assert not slider.continuous_update
+    for layer in (1, 4, len(report.layers)):
+        slider.value = layer
+        assert shown(explorer) == [lessons.rounded(report.distance[layer - 1, 0])]
+        assert f"level {report.layers[layer - 1][0]}, {report.layers[layer - 1][1]}" in (
+            explorer.caption.value
+        )
+        assert np.ptp(picture(explorer)[..., :3]) > 0.5
+
+
+def test_moving_the_layer_slider_runs_no_flow(flow, monkeypatch):
+    x = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    explorer, before = layer_explorer(flow, x, 1 - x), None
+    monkeypatch.setattr("flowrob.widgets.activations", None)
+    for layer in (2, 3):
+        explorer.sliders["layer"].value = layer
+        assert explorer.image.value != before
+        before = explorer.image.value
+
+
+def test_the_drawn_layer_is_the_chosen_one(flow):
+    x = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    walk = layer_walk(flow, x, 1 - x)
+    figure = Figure((8, 5))
+    draw_layer(figure, walk, 2)
+    (mark,) = (line for line in figure.axes[-1].get_lines() if len(line.get_xdata()) == 1)
+    assert (mark.get_xdata()[0], mark.get_ydata()[0]) == (3, walk.drift[2])
+    edges = [line for line in figure.axes[-1].get_lines() if line.get_linestyle() == ":"]
+    assert len(edges) == len({level for level, _ in walk.layers}) - 1
+
+
+def test_the_layer_explorer_takes_one_image_and_a_changed_one(flow):
+    x = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match="one image each"):
+        layer_explorer(flow, x, 1 - x)
+    with pytest.raises(ValueError, match="one image each"):
+        layer_explorer(flow, x[:1], x)
+    with pytest.raises(ValueError, match="equal"):
+        layer_explorer(flow, x[:1], x[:1])

@@ -21,7 +21,7 @@ from flowrob.evaluation.bits import (
 from flowrob.evaluation.convergence import Budget
 from flowrob.evaluation.defences import choose_base, mixture, mixture_bound, rebased, uniform
 from flowrob.evaluation.detection import detection_table
-from flowrob.evaluation.layers import Anatomy, anatomy
+from flowrob.evaluation.layers import Anatomy, activations, anatomy
 from flowrob.evaluation.robustness import robustness_table
 from flowrob.evaluation.strongest import ATTACKS, converged_table, schedules, strongest_table
 from flowrob.evaluation.table import Table, pipe_table
@@ -32,6 +32,7 @@ __all__ = [
     "Anatomy",
     "Budget",
     "Table",
+    "activations",
     "anatomy",
     "bits_per_dim",
     "bootstrap_interval",

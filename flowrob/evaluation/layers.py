@@ -1,4 +1,4 @@
-"""Layers: where inside a flow an attack acts (section 2.1).
+"""Layers: what each of them makes of an input, and where inside a flow an attack acts (2.1).
 
 NLL = 1/2 |z|^2 + (D/2) log(2 pi) - sum over layers of log|det|,   each term by itself
 """
@@ -6,6 +6,7 @@ NLL = 1/2 |z|^2 + (D/2) log(2 pi) - sum over layers of log|det|,   each term by 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,7 +77,7 @@ def anatomy(flow: Flow, x: Tensor, x_attacked: Tensor) -> Anatomy:
     if x.shape != x_attacked.shape:
         raise ValueError(f"x has shape {tuple(x.shape)}, x_attacked {tuple(x_attacked.shape)}")
     both = torch.cat((flow._check(x), flow._check(x_attacked, "x_attacked"))).detach().double()
-    walk = _Walk(both)
+    walk, start = _Walk(_apart), _apart(both)
     with torch.no_grad():
         rest = walk.visit(in_double(flow).bijection, both)
     energies = [0.5 * z.flatten(1).square().sum(1) for z in (*walk.leaving, rest)]
@@ -86,7 +87,38 @@ def anatomy(flow: Flow, x: Tensor, x_attacked: Tensor) -> Anatomy:
         for terms in (energies, walk.log_dets)
     )
     total = latent.sum(0) - log_det.sum(0)
-    return Anatomy(walk.layers, latent, log_det, torch.stack(walk.distances), total)
+    return Anatomy(walk.layers, latent, log_det, torch.stack(walk.seen) / start, total)
+
+
+def activations(flow: Flow, x: Tensor) -> tuple[list[tuple[int, str]], list[Tensor]]:
+    """What every layer makes of x, in the order in which the layers are applied:
+
+        h_0 = x,   h_k = layer_k(h_{k-1})
+
+    where a multi-scale flow goes on with half of the channels after each level. Computed in
+    float64, on a copy of the flow, like :func:`anatomy`, of which it holds the inside: that one's
+    ``distance`` is ``|h'_k - h_k| / |h'_0 - h_0|``.
+
+    Source: section 2.1 of the paper, layer by layer.
+
+    Args:
+        flow: a :class:`~flowrob.flows.Flow`.
+        x: ``(batch, *event_shape)``.
+
+    Returns:
+        (level, name) of every layer, and the output of every layer, ``(batch, ...)``, without
+        units. All of them are held at once: take few images.
+
+    Raises:
+        TypeError: flow is not a Flow, or x not of floating point.
+        ValueError: x does not fit the flow.
+    """
+    if not isinstance(flow, Flow):
+        raise TypeError(f"flow must be a flowrob.flows.Flow, got {type(flow).__name__}")
+    walk = _Walk(lambda h: h)
+    with torch.no_grad():
+        walk.visit(in_double(flow).bijection, flow._check(x).detach().double())
+    return walk.layers, walk.seen
 
 
 def _halves(both: Tensor) -> tuple[Tensor, Tensor]:
@@ -94,19 +126,20 @@ def _halves(both: Tensor) -> tuple[Tensor, Tensor]:
     return before, after
 
 
-class _Walk:
-    """One pass through a flow that keeps what every layer does to a batch of two halves."""
+def _apart(both: Tensor) -> Tensor:
+    before, after = _halves(both.flatten(1))
+    return (after - before).norm(dim=1)
 
-    def __init__(self, both: Tensor):
-        self.level, self.start = 1, self._distance(both)
+
+class _Walk:
+    """One pass through a flow that keeps what it sees, ``see(h)``, after every layer."""
+
+    def __init__(self, see: Callable[[Tensor], Tensor]):
+        self.level, self.see = 1, see
         self.layers: list[tuple[int, str]] = []
         self.leaving: list[Tensor] = []
         self.log_dets: list[Tensor] = []
-        self.distances: list[Tensor] = []
-
-    def _distance(self, both: Tensor) -> Tensor:
-        before, after = _halves(both.flatten(1))
-        return (after - before).norm(dim=1)
+        self.seen: list[Tensor] = []
 
     def visit(self, bijection: Bijection, h: Tensor) -> Tensor:
         """bijection(h)[0] without the latents that left, layer by layer."""
@@ -124,5 +157,5 @@ class _Walk:
         h, log_det = bijection(h)
         self.layers.append((self.level, type(bijection).__name__))
         self.log_dets.append(log_det)
-        self.distances.append(self._distance(h) / self.start)
+        self.seen.append(self.see(h))
         return h

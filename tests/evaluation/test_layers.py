@@ -8,7 +8,7 @@ import pytest
 import torch
 from small_tables import seeded
 
-from flowrob.evaluation import anatomy, bits_per_dim
+from flowrob.evaluation import activations, anatomy, bits_per_dim
 from flowrob.flows import ActNorm, Chain, Flow, realnvp
 
 
@@ -76,3 +76,39 @@ def test_anatomy_of_a_flow_without_levels():
     assert parts.distance.item() == pytest.approx(1.0, rel=1e-6)
     with pytest.raises(ValueError, match="x_attacked"):
         anatomy(flow, torch.zeros(1, 2), torch.zeros(2, 2))
+
+
+def test_activations_are_what_the_layers_make_of_x():
+    flow = Flow(Chain([ActNorm(2), ActNorm(2)]), (2,))
+    flow.initialize(torch.tensor([[0.0, 0.0], [2.0, 4.0]]))
+    x = torch.tensor([[1.0, 4.0], [3.0, 2.0]])
+    layers, outputs = activations(flow, x)
+    assert layers == [(1, "ActNorm"), (1, "ActNorm")]
+    h = x
+    for layer, output in zip(flow.bijection, outputs, strict=True):
+        h, _ = layer(h)
+        assert output.dtype == torch.float64
+        assert torch.allclose(output, h.double(), atol=1e-6)
+    assert torch.allclose(outputs[-1], flow.encode(x).double(), atol=1e-6)
+
+
+def test_activations_are_the_inside_of_the_anatomy(flow, images):
+    x = torch.rand(images.shape, generator=seeded(4))
+    moved = x + 0.01 * torch.randn(x.shape, generator=seeded(3))
+    layers, before = activations(flow, x)
+    parts, (_, after) = anatomy(flow, x, moved), activations(flow, moved)
+    assert layers == parts.layers
+    apart = torch.stack(
+        [(b - a).flatten(1).norm(dim=1) for a, b in zip(before, after, strict=True)]
+    )
+    start = (moved.double() - x.double()).flatten(1).norm(dim=1)
+    assert torch.allclose(apart / start, parts.distance, rtol=1e-9)
+
+
+def test_activations_take_flows_and_numbers(flow, images):
+    with pytest.raises(TypeError, match="must be a flowrob"):
+        activations(flow.log_prob, images / 255)
+    with pytest.raises(TypeError, match="floating-point"):
+        activations(flow, images)
+    with pytest.raises(ValueError, match="x must have shape"):
+        activations(flow, images[:, :1] / 255)
