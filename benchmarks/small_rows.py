@@ -11,7 +11,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -108,11 +108,10 @@ def attacked(
     images: Tensor,
     eps: tuple[int, ...],
     budget: Budget,
-    mixtures: Mapping[str, Iterable[str]] | None = None,
 ) -> Table:
     """Bits/dim of the images under attacks that converge; the same seed for all."""
     generator = torch.Generator().manual_seed(0)
-    how = {"generator": generator, "budget": budget, "mixtures": mixtures}
+    how = {"generator": generator, "budget": budget}
     return converged_table(models, images, (0, *eps), **how, num_resamples=1)
 
 

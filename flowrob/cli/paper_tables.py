@@ -70,9 +70,7 @@ def attack_models(
         images = _on_device(recipe, "report", clean, limit)
         groups = recipe.images.groups("report", clean, limit)
         shared = {name: sharded(density, run.group) for name, density in densities.items()}
-        parts = {"mixture": ("clean", "adversarial"), "ladder": plan.ladder}
-        made = {name: of for name, of in parts.items() if name in shared}
-        table = attack(shared, images, generator=_seeded(run), groups=groups, mixtures=made)
+        table = attack(shared, images, generator=_seeded(run), groups=groups)
         best = "ladder" if "ladder" in densities else "mixture"
         facts = {"baselines": facts, "paired": _paired(table, best, run, groups)}
         if "ladder" in densities:

@@ -12,7 +12,9 @@ Transfer matters for mixtures: the gradient of log(p_a + p_b) is that of the gre
 so an attack on the sum may never see the images at which both are small.
 
 With a :class:`~flowrob.evaluation.Budget` the attack goes on from there until more steps find no
-more, and its rows say whether they did.
+more, and its rows say whether they did. A :func:`~flowrob.evaluation.mixture` of models in the same
+table is not searched where the settled searches of its parts leave no room
+(:func:`~flowrob.evaluation.mixture_bound`).
 
 Of a randomised log_prob the maximum over many evaluations is the luck of the attacker: such a model
 has no strongest row, but one called "redrawn", the points that were kept, evaluated anew.
@@ -32,7 +34,7 @@ from tqdm.auto import tqdm
 from flowrob.attacks import Objective, attack_images
 from flowrob.evaluation.bits import check_eps, integer_noise
 from flowrob.evaluation.convergence import Budget, Search, converge
-from flowrob.evaluation.defences import mixture_bound
+from flowrob.evaluation.defences import Mixture, mixture_bound
 from flowrob.evaluation.robustness import Protocol, models_by_name, suspicions
 from flowrob.evaluation.table import Table
 
@@ -69,7 +71,6 @@ def strongest_table(
     generator: torch.Generator,
     attacks: Mapping[str, Mapping] | None = None,
     budget: Budget | None = None,
-    mixtures: Mapping[str, Iterable[str]] | None = None,
     noise: bool = False,
     uniform_weight: float = 0.01,
     num_resamples: int = 1000,
@@ -98,9 +99,6 @@ def strongest_table(
             :data:`ATTACKS`.
         budget: when the search after these attacks has converged, and when it gives up; None: no
             search, and a lower bound without a status.
-        mixtures: by name of a model, the names of the models in the table whose mixture, of equal
-            weights, it is: images on which the settled searches of its parts leave an attack no
-            room (:func:`flowrob.evaluation.mixture_bound`) are not searched.
         noise: add a row "noise", uniform integers of the same size, which no maximum counts.
         uniform_weight: w of the column ``mixed``.
         num_resamples: of the bootstrap.
@@ -115,8 +113,7 @@ def strongest_table(
     Raises:
         TypeError: images are not uint8.
         ValueError: no images, models or attacks, an attack with the name of another row,
-            eps that are not integers, a weight outside (0, 1), or a mixture of models that are not
-            in the table.
+            eps that are not integers, or a weight outside (0, 1).
     """
     attacks = dict(ATTACKS if attacks is None else attacks)
     if not attacks or {"clean", "strongest", "noise", REDRAWN} & {*attacks}:
@@ -132,7 +129,6 @@ def strongest_table(
         generator,
         attacks,
         budget,
-        mixtures,
         noise=noise,
         uniform_weight=uniform_weight,
         num_resamples=num_resamples,
@@ -149,7 +145,6 @@ def converged_table(
     *,
     generator: torch.Generator,
     budget: Budget = Budget(),  # noqa: B008 (frozen)
-    mixtures: Mapping[str, Iterable[str]] | None = None,
     uniform_weight: float = 0.01,
     num_resamples: int = 1000,
     groups: Tensor | None = None,
@@ -172,9 +167,6 @@ def converged_table(
         eps: l_inf radii in grey levels; 0 makes the clean rows.
         generator: draws the noise that scores every row, and the seed of all attacks.
         budget: when an attack has converged, and when it gives up.
-        mixtures: by name of a model, the names of the models in the table whose mixture, of equal
-            weights, it is: images on which the settled searches of its parts leave an attack no
-            room (:func:`flowrob.evaluation.mixture_bound`) are not searched.
         uniform_weight: w of the column ``mixed``.
         num_resamples: of the bootstrap.
         groups: (N,) integers, alike for images that belong together: resampled together.
@@ -188,8 +180,7 @@ def converged_table(
 
     Raises:
         TypeError: images are not uint8.
-        ValueError: no images or models, eps that are not integers, a weight outside (0, 1), or a
-            mixture of models that are not in the table.
+        ValueError: no images or models, eps that are not integers, a weight outside (0, 1).
     """
     caption = f"Bits/dim of {len(images)} images, attacked until twice the steps find no more"
     hunt = _Hunt.begin(
@@ -199,7 +190,6 @@ def converged_table(
         generator,
         {},
         budget,
-        mixtures,
         uniform_weight=uniform_weight,
         num_resamples=num_resamples,
         groups=groups,
@@ -232,21 +222,20 @@ class _Hunt:
         generator: torch.Generator,
         attacks: dict[str, Mapping],
         budget: Budget | None,
-        mixtures: Mapping[str, Iterable[str]] | None,
         noise: bool = False,
         **columns: Any,
     ) -> _Hunt:
         """Check what the caller gave; draw what all models share."""
         models, eps = models_by_name(models), check_eps(eps)
-        parts = {name: list(of) for name, of in (mixtures or {}).items()}
-        for name, of in parts.items():
-            if missing := {name, *of} - {*models} or (not of and {name}):
-                raise ValueError(
-                    f"mixtures says that {name!r} is made of {of}; not in the table, or without "
-                    f"parts: {sorted(missing)}"
-                )
+        mixtures = {}
+        for name, model in models.items():
+            of = model.parts if isinstance(model, Mixture) else ()
+            known = [next((n for n, m in models.items() if m == part), None) for part in of]
+            parts = [part for part in known if part is not None]
+            if parts and len(parts) == len(known):
+                mixtures[name] = parts
         protocol = Protocol.begin(images, generator, eps if noise else (), **columns)
-        return cls(models, eps, protocol, attacks, budget, parts)
+        return cls(models, eps, protocol, attacks, budget, mixtures)
 
     def run(self, progress: bool) -> _Hunt:
         """Attack; values and searches by model and eps."""
@@ -333,7 +322,9 @@ class _Hunt:
         bits = torch.stack([search.bits.cpu() for search in parts])
         settled = torch.stack([search.settled for search in parts])
         known = bits.masked_fill(~settled | (bits > enough), math.inf)
-        return mixture_bound(known, self.protocol.num_dims)
+        model = self.models[victim]
+        weights = model.log_weights.exp().tolist() if isinstance(model, Mixture) else None
+        return mixture_bound(known, self.protocol.num_dims, weights)
 
     def table(self, last: str, caption: str) -> Table:
         """The rows; ``last`` is what the worst of all is called."""

@@ -46,7 +46,7 @@ def test_every_keyword_of_both_tables(table, name):
 def test_the_cases_are_the_real_keywords():
     shared = {"eps", "uniform_weight", "num_resamples", "groups", "batch_size", "progress"}
     assert {*said(robustness_table)} == shared | {"goal", "noise", "attack_options"}
-    assert {*said(strongest_table)} == shared | {"attacks", "budget", "mixtures", "noise"}
+    assert {*said(strongest_table)} == shared | {"attacks", "budget", "noise"}
     assert "generator" in inspect.signature(strongest_table).parameters
 
 
