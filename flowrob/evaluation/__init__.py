@@ -24,7 +24,7 @@ from flowrob.evaluation.certificates import Certificate, certify_median, order_s
 from flowrob.evaluation.convergence import Budget
 from flowrob.evaluation.defences import choose_base, mixture, mixture_bound, rebased, uniform
 from flowrob.evaluation.detection import detection_table
-from flowrob.evaluation.layers import Anatomy, anatomy
+from flowrob.evaluation.layers import Anatomy, anatomy, top_singular_values
 from flowrob.evaluation.robustness import robustness_table
 from flowrob.evaluation.scores import codec_bits, complexity_corrected, typicality
 from flowrob.evaluation.strongest import ATTACKS, converged_table, schedules, strongest_table
@@ -56,6 +56,7 @@ __all__ = [
     "robustness_table",
     "schedules",
     "strongest_table",
+    "top_singular_values",
     "typicality",
     "uniform",
     "uniform_ceiling",

@@ -1,6 +1,9 @@
 """Layers: where inside a flow an attack acts (section 2.1).
 
 NLL = 1/2 |z|^2 + (D/2) log(2 pi) - sum over layers of log|det|,   each term by itself
+
+How far a difference is stretched on its way is measured by :attr:`Anatomy.gain`; how far each layer
+could have stretched it, to first order, is :func:`top_singular_values`.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import torch
 from torch import Tensor
 
 from flowrob.attacks.objectives import in_double
+from flowrob.attacks.starts import check_generator, check_integers
 from flowrob.evaluation.table import Table
 from flowrob.flows import Bijection, Chain, Flow, MultiScale
 
@@ -37,6 +41,16 @@ class Anatomy:
     log_det: Tensor
     distance: Tensor
     total: Tensor
+
+    @property
+    def gain(self) -> Tensor:
+        """``|h' - h|`` after each layer over the same before it, (layers, batch).
+
+        Where a multi-scale flow lets latents leave, the first layer of the next level is given the
+        loss of their share, too.
+        """
+        start = torch.ones_like(self.distance[:1])
+        return self.distance / torch.cat((start, self.distance[:-1]))
 
     def table(self) -> Table:
         """Means over the batch: a row per level."""
@@ -89,6 +103,58 @@ def anatomy(flow: Flow, x: Tensor, x_attacked: Tensor) -> Anatomy:
     return Anatomy(walk.layers, latent, log_det, torch.stack(walk.distances), total)
 
 
+def top_singular_values(
+    flow: Flow, x: Tensor, *, num_steps: int = 10, generator: torch.Generator
+) -> Tensor:
+    """How far each layer can stretch a small difference: ``max |J v| / |v|``, J its Jacobian at x.
+
+    Power iteration with v <- J^T J v, each product by automatic differentiation, from a random
+    start: a lower bound of the singular value, which it reaches from below. Computed in float64, on
+    a copy of the flow. The gain of a small perturbation never exceeds it; the gain of a large one
+    does where the layer itself has changed on the way.
+
+    Source: not in the paper.
+
+    Args:
+        flow: a :class:`~flowrob.flows.Flow`.
+        x: ``(batch, *event_shape)``.
+        num_steps: of the power iteration.
+        generator: draws its starts.
+
+    Returns:
+        ``(layers, batch)``, in the order of :attr:`Anatomy.layers`.
+
+    Raises:
+        TypeError: flow is not a Flow, or x not of floating point.
+        ValueError: x does not fit the flow, or num_steps below 1.
+    """
+    if not isinstance(flow, Flow):
+        raise TypeError(f"flow must be a flowrob.flows.Flow, got {type(flow).__name__}")
+    check_integers(1, num_steps=num_steps)
+    check_generator(generator)
+    both = flow._check(x).detach().double().repeat(2, *[1] * (x.dim() - 1))
+    walk = _Walk(both)
+    with torch.no_grad():
+        walk.visit(in_double(flow).bijection, both)
+    return torch.stack([_stretch(layer, h, num_steps, generator) for layer, h in walk.inputs])
+
+
+def _stretch(layer: Bijection, h: Tensor, num_steps: int, generator: torch.Generator) -> Tensor:
+    """The largest singular value of a layer's Jacobian at each row of h, (batch,)."""
+    h = h.clone().requires_grad_()
+    out = layer(h)[0]
+    dual = torch.zeros_like(out).requires_grad_()
+    (pulled,) = torch.autograd.grad(out, h, dual, create_graph=True)  # J^T dual, linear in dual
+    v = torch.randn(h.shape, generator=generator, device=generator.device).to(h)
+    length = h.new_ones(len(h))
+    for _ in range(num_steps):
+        v = v / v.flatten(1).norm(dim=1).reshape(-1, *[1] * (v.dim() - 1))
+        (pushed,) = torch.autograd.grad(pulled, dual, v, retain_graph=True)  # J v
+        length = pushed.flatten(1).norm(dim=1)
+        (v,) = torch.autograd.grad(out, h, pushed, retain_graph=True)
+    return length.detach()
+
+
 def _halves(both: Tensor) -> tuple[Tensor, Tensor]:
     before, after = both.chunk(2)
     return before, after
@@ -103,6 +169,7 @@ class _Walk:
         self.leaving: list[Tensor] = []
         self.log_dets: list[Tensor] = []
         self.distances: list[Tensor] = []
+        self.inputs: list[tuple[Bijection, Tensor]] = []
 
     def _distance(self, both: Tensor) -> Tensor:
         before, after = _halves(both.flatten(1))
@@ -121,6 +188,7 @@ class _Walk:
                     h, leaving = h.chunk(2, dim=1)
                     self.leaving.append(leaving)
             return h
+        self.inputs.append((bijection, _halves(h)[0]))
         h, log_det = bijection(h)
         self.layers.append((self.level, type(bijection).__name__))
         self.log_dets.append(log_det)
