@@ -22,16 +22,8 @@ import numpy as np
 import torch
 from scipy.stats import ncx2, norm
 
-from flowrob import data, evaluation, plots, units, zoo
-from flowrob.attacks import (
-    L2Ball,
-    LinfBall,
-    attack_images,
-    lower_likelihood,
-    pgd,
-    raise_likelihood,
-    uniform_noise,
-)
+from flowrob import attacks, data, evaluation, plots, units, zoo
+from flowrob.attacks import L2Ball, LinfBall, lower_likelihood
 from flowrob.attacks.objectives import Negative
 from flowrob.evaluation import anatomy, certify_median, top_singular_values
 from flowrob.lessons import calibration, check, grade, outcome, predict, verdicts
@@ -48,6 +40,7 @@ models = {name: zoo.load(f"glow-{file}", "cpu") for name, file in FILES.items()}
 models["RealNVP"] = zoo.load("realnvp-photos-clean", "cpu")
 glow, D = models["bounded"], 3072
 
+# %%
 crops = data.load("photos", split="test")[::50][:8]
 corners = torch.rand(8, 3, 2, 2, generator=seed(2))
 ramps = torch.nn.functional.interpolate(corners, size=32, mode="bilinear", align_corners=True)
@@ -94,8 +87,8 @@ one, layers = clean["photographs"][:1], {}
 for name in ("bounded", "published"):
     moved = lower_likelihood(models[name].log_prob, one, LinfBall(2 / 256), num_steps=20).x
     report = anatomy(models[name], one, moved)
-    most = top_singular_values(models[name], one, num_steps=8, generator=seed(0))
-    layers[name] = report, report.gain[:, 0].numpy(), most[:, 0].numpy()
+    most = [top_singular_values(models[name], at, num_steps=8, generator=seed(0)) for at in (one, moved)]
+    layers[name] = report, report.gain[:, 0].numpy(), torch.cat(most, 1).T.numpy()
 
 predict("gain", "By how much has a change of 2 grey levels grown when it has come through half of the "
         "bounded Glow's layers?", options=[1, 10, 100, 10000])  # fmt: skip
@@ -103,7 +96,8 @@ predict("gain", "By how much has a change of 2 grey levels grown when it has com
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(12, 3.8), sharey=True)
 for ax, (name, (report, gain, most)) in zip(axes, layers.items()):
-    ax.plot(most, "_", color=THEORY, ms=7, label="largest singular value at the crop")
+    ax.plot(most[0], "_", color=THEORY, ms=7, label="largest singular value at the crop")
+    ax.plot(most[1], "^", color=RAISE, ms=3, label="and at the attacked crop")
     ax.plot(gain, "o", color=ATTACK, ms=4, label="gain of the attack")
     ax.plot(report.distance[:, 0], "-", color=NOISE, lw=1.5, label="growth so far")
     level = np.array([of for of, _ in report.layers])
@@ -111,16 +105,16 @@ for ax, (name, (report, gain, most)) in zip(axes, layers.items()):
         ax.axvline(k, color=THEORY, lw=0.8, ls=":")
     ax.set(yscale="log", xlabel="layer; dotted: a level ends, half of the latents leave", title=name)
 axes[0].set_ylabel("factor")
-figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
 plots.show(figure, "Gain per layer below the largest singular value nearly everywhere; the growth climbs "
-           "to about a hundred. In the published Glow one prior at the end of level 1 jumps out.")  # fmt: skip
+           "to about a hundred. In the published Glow one prior at the end of level 1 jumps out, most of all at the attacked crop.")  # fmt: skip
 
 # %% [markdown]
-# **What we see.** No single culprit: dozens of layers with gains of 1.1 to 1.7 multiply to a hundred and
-# more, each well within what it can do. That is the bounded Glow's whole story. In the published one the prior of
-# level 1 adds a jump of its own: its scale is $e^{h}$, and the attack moves $h$. Close to the crop that
-# layer is as tame as its bar; the attack has made another layer of it. So there are two kinds of fragility: *many small stretches*, and
-# *one scale without a bound* ([explosion](../docs/explosion.md) takes the second apart).
+# **What we see.** No single culprit: dozens of layers with gains a little above one multiply to a hundred and
+# more, nearly each within what it can do. That is the bounded Glow's whole story. In the published one the prior of
+# level 1 adds a jump of its own, all that its bar at the crop allows. And the bar itself has moved: its scale is $e^{h}$, the attack
+# raises $h$, and at the attacked crop (triangle) the same layer could stretch many times as far. So there are two kinds of
+# fragility: *many small stretches*, and *one scale without a bound* ([explosion](../docs/explosion.md) takes the second apart).
 
 # %% tags=["nbval-ignore-output"]
 growth = {name: report.distance[:, 0] for name, (report, _, _) in layers.items()}
@@ -129,9 +123,12 @@ ends = {name: [of for of, _ in report.layers].count(1) - 1 for name, (report, _,
 prior = {name: layers[name][1][ends[name]] for name in ends}
 check("the published prior of level 1 multiplies the difference by {}, the bounded one by {}",
       prior["published"], prior["bounded"], at_least=2, digits=1)  # fmt: skip
-share = (layers["bounded"][1] <= layers["bounded"][2] * 1.05).mean()
-check("in the bounded Glow a share of {} of the layers stays within its singular value",
-      share, at_least=0.9, digits=1)  # fmt: skip
+limit = layers["published"][2][:, ends["published"]]
+check("at the attacked crop it could stretch {} times as far as at the crop", limit[1] / limit[0],
+      at_least=2, digits=1)  # fmt: skip
+within = layers["bounded"][1] <= layers["bounded"][2][0] * 1.05
+check("of the bounded Glow's layers {}, of {}, stay within their singular value",
+      int(within.sum()), len(within), at_least=70)  # fmt: skip
 
 # %% [markdown]
 # ## 2. What for: three detectors, nobody pushing and everybody pushing
@@ -154,7 +151,7 @@ check("in the bounded Glow a share of {} of the layers stays within its singular
 # gradient. There we try what lowers the NLL or adds noise, and keep whatever fools the score best: a
 # heuristic, so a lower bound of the damage.
 
-# %% tags=["predict"]
+# %%
 train = units.dequantize(data.load("photos")[::180], seed(0))
 typical = evaluation.typicality(glow.log_prob, bits(train).mean().item())
 ball, how = LinfBall(2 / 256), {"num_steps": 10, "schedule": "cosine"}
@@ -166,11 +163,11 @@ def scores(x):
         return {"likelihood": bits(x), "typicality": typical(x), "complexity": complexity}
 
 
+# %% tags=["predict"]
 def fool(x, inside):  # adaptive: one attacked batch per score
-    nll = (lower_likelihood if inside else raise_likelihood)(glow.log_prob, x, ball, num_steps=10).x
-    target = typical if inside else Negative(typical)
-    own = pgd(target, x, ball, step_size=(4 if inside else 2) / 256, **how).x
-    tried = [x, nll, own, *(uniform_noise(x, r / 256, seed(5)) for r in (1, 2))]
+    nll = (lower_likelihood if inside else attacks.raise_likelihood)(glow.log_prob, x, ball, num_steps=10).x
+    own = attacks.pgd(typical if inside else Negative(typical), x, ball, step_size=3 / 256, **how).x
+    tried = [x, nll, own, *(attacks.uniform_noise(x, r / 256, seed(5)) for r in (1, 2))]
     rated = torch.stack([scores(t)["complexity"] for t in tried])
     best = rated.argmax(0) if inside else rated.argmin(0)
     kept = torch.stack(tried)[best, torch.arange(len(x))]
@@ -231,7 +228,7 @@ check("with both attacked, 10 steps, {}", auroc["complexity"][3], at_most=0.4, d
 # %% tags=["predict"]
 few = inside[:4]
 made = {m: lower_likelihood(f.log_prob, few, ball, num_steps=10).x for m, f in models.items()}
-made["noise"] = uniform_noise(few, 2 / 256, seed(4))
+made["noise"] = attacks.uniform_noise(few, 2 / 256, seed(4))
 rise = np.array([[(bits(x, f) - bits(few, f)).median() for f in models.values()] for x in made.values()])
 own = rise[:6].diagonal()
 
@@ -244,6 +241,7 @@ outcome("transfer", shared, digits=1)
 check("of its own attack's damage, the twin's attack does a share of {}", shared, at_most=0.6, digits=1)
 check("and {} times what noise does", rise[1, 0] / rise[6, 0], at_least=1.5, digits=1)
 
+# %%
 figure, ax = plt.subplots(figsize=(8, 4.2))
 ax.imshow(np.clip(rise / own, 0, 1), cmap="Blues", vmin=0, vmax=1.4, aspect="auto")
 for i, j in np.ndindex(rise.shape):
@@ -263,8 +261,7 @@ plots.show(figure, "A table of seven rows and six columns: the diagonal is large
 # with both. The adversarial model hardly moves, whoever attacks it.
 #
 # Ten steps are few: the numbers are lower bounds, most of all for the hybrids.
-
-# %% [markdown]
+#
 # ## 4. How far, proved: first where the truth is known
 #
 # > "adversarial training can provably defend against norm-bounded adversarial attacks" (1)
@@ -360,8 +357,7 @@ plots.show(figure, "Left: over eps the certificate lies above the truth, on whic
 # **What we see.** Left, bottom to top: attack and truth coincide, the certificate lies above, ever further as eps grows, since
 # it fears the worst of all functions and this one is mild. Right: a certificate is itself random. About one
 # in ten falls short of the exact quantile, as the confidence says, and no more.
-
-# %% [markdown]
+#
 # ## 5. Then on Glow, and how small that is
 #
 # Noise leads out of $[0, 1]$. Glow is a density on the whole space and is asked there as anywhere. (RealNVP
@@ -413,8 +409,7 @@ plots.show(figure, "Left: the noise costs from 0.2 to 3 bits/dim as sigma grows 
 # corner is 443 away. To get there, $\sigma$ would have to be 220 grey levels: nothing of a photograph is
 # left. The certificate is right, and answers a question smaller than the attacker's. Note, too, that the smoothed
 # score is no density: $e^{-\text{score}}$ does not integrate to one.
-
-# %% [markdown]
+#
 # ## 6. Who is responsible along the way
 #
 # A **ladder** is the mean of five densities, each trained against attacks of its own radius: $q = \tfrac15\sum_k p_k$. It is at most
@@ -451,8 +446,7 @@ plots.show(figure, "Top: five rising lines cross one another, the ladder follows
 # before eight grey levels. A bit/dim is 3,072 bits, so that the handing over is abrupt.
 # The posterior thus reads as *how hard was this image pushed?*, as long as nobody attacks the posterior
 # itself ([ladder](../docs/ladder.md) does).
-
-# %% [markdown]
+#
 # ## 7. What helps: one chart
 #
 # > "thus achieving the best of both worlds" (5)
@@ -524,8 +518,7 @@ plots.show(figure, "A decision tree: four questions in a row and a last resort, 
 
 # %%
 behind = (whole - parts.amin(0)).max().item()
-check("on the way the ladder is at most {} bits/dim behind its best part", behind,
-      at_most=math.log2(5) / D + 1e-5, digits=1)  # fmt: skip
+check("on the way the ladder is at most {} bits/dim behind its best part", behind, at_most=0.0008, digits=1)
 check("{} rungs take their turn", int(who.argmax(0).unique().numel()), at_least=4)
 check("on clean crops the ladder is {} bits/dim from the clean model", abs(at["ladder", 0] - at["clean", 0]),
       at_most=0.05, digits=1)  # fmt: skip
@@ -534,7 +527,8 @@ check("at eps 8 the fresh hybrid is at least {} above the ladder", at["hybrid (1
 calibration()
 verdicts([
     ("\"extremely sensitive to both types of attacks\"", "abstract",
-     "a hundredfold growth, from gains of 1.1 to 1.7 a layer, and one scale without bound", "agrees; why is our question"),
+     f"one attack, 20 steps: a change grows about {10 ** round(math.log10(growth['bounded'][-1]))}-fold, layer by layer",
+     "agrees; why is our question"),
     ("\"out-of-distribution samples can be detected using likelihood scores\"", "1",
      f"ramps: AUROC {chance:.1f} unattacked; the best repair {auroc['complexity'][3]:.1f} "
      "with both attacked, 10 steps", "disagrees, for ramps"),
@@ -594,7 +588,7 @@ secret = {letter: zoo.load(f"glow-{behind_names[k]}", "cpu") for letter, k in zi
 
 
 def strike(letter, **how):  # bits/dim of the four crops after an attack at eps 8
-    attack = attack_images(secret[letter].log_prob, crops[:4], 8, generator=seed(5), **how)
+    attack = attacks.attack_images(secret[letter].log_prob, crops[:4], 8, generator=seed(5), **how)
     return units.bits_per_dim(-attack.value, D)
 
 
@@ -613,7 +607,7 @@ plots.show(figure, "Three rows of marks for models A, B and C, all between about
 #
 # <details><summary>Hint 1</summary>Twenty steps rank them; what would rank them otherwise? Give each the
 # same, longer attack.</details>
-# <details><summary>Hint 2</summary>`attack_images(secret["A"].log_prob, crops[:4], 8, num_steps=80,
+# <details><summary>Hint 2</summary>`attacks.attack_images(secret["A"].log_prob, crops[:4], 8, num_steps=80,
 # schedule="auto", start="random", generator=seed(5))` holds minus the log-likelihoods in `.value`. Look at the change, not at
 # the level.</details>
 
@@ -628,17 +622,17 @@ def patience(letter):  # bits/dim that 80 steps of Auto-PGD find beyond the 20
 
 if hides is None:
     print("Your turn: put a letter into this cell, run it, and see what patience finds.")
-elif (more := patience(hides)) > 0.3:
+elif (more := patience(hides)) > 1:
     print(f"Right: {hides} hides; 80 steps find {more:.1f} bits/dim more than 20.")
 else:
-    print(f"Too low: against {hides} 80 steps find only {more:.2f} bits/dim more. It stands.")
+    print(f"Too low: against {hides} 80 steps find only {more:.2f} bits/dim more. It hardly moves.")
 
 # %% tags=["solution", "nbval-ignore-output"]
 found = {letter: patience(letter) for letter in secret}
 hides = max(found, key=found.get)
-check("80 steps find {} bits/dim more against the one that hides", found[hides], at_least=0.3, digits=1)
-check("and {} against the next", sorted(found.values())[1], at_most=0.3, digits=1)
-print("It is", behind_names[order["ABC".index(hides)]], "and the others stand.")
+check("80 steps find {} bits/dim more against the one that hides", found[hides], at_least=1, digits=1)
+check("and {} against the next", sorted(found.values())[1], at_most=0.6, digits=1)
+print("It is", behind_names[order["ABC".index(hides)]], "that hides.")
 # By 20 steps the hiding model even beats the honest one that was trained for eps 4. That one is weaker at
 # eps 8 and says so at once; a level is no proof of hiding, a level that moves with the budget is.
 
