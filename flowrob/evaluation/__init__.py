@@ -1,17 +1,17 @@
 """Evaluation: what an attack does to a likelihood, and what helps (section 5).
 
-===============  ===================================================================================
-``bits``         bits/dim of a set of images; floors and ceilings that hold for every density
-``robustness``   the table of one attack
-``convergence``  attacks that go on until twice the steps find no more, or say ``>=``
-``strongest``    the table of the worst of many attacks, shared by models, and of converged ones
-``detection``    AUROC of telling data from the rest by their likelihood
-``scores``       other detectors: typicality, and likelihood corrected for complexity
-``certificates`` bounds on a smoothed likelihood that hold for every attack
-``defences``     mixtures, other bases, a uniform floor: rivals that need no robust training
-``layers``       anatomy: through which layers of a flow an attack grows
-``table``        how rows are shown
-===============  ===================================================================================
+================  =================================================================================
+``bits``          bits/dim of a set of images; floors and ceilings that hold for every density
+``robustness``    the table of one attack
+``convergence``   attacks that go on until twice the steps find no more, or say ``>=``
+``strongest``     the table of the worst of many attacks, shared by models, and of converged ones
+``detection``     AUROC of telling data from the rest by their likelihood
+``scores``        other detectors: typicality, and likelihood corrected for complexity
+``certificates``  bounds on a smoothed likelihood that hold for every attack
+``defences``      mixtures, other bases, a uniform floor: rivals that need no robust training
+``layers``        anatomy: through which layers of a flow an attack grows
+``table``         how rows are shown
+================  =================================================================================
 """
 
 from flowrob.evaluation.bits import (
