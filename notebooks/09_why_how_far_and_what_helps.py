@@ -512,7 +512,8 @@ plots.show(
 
 # %% [markdown]
 # "Proved" means two things here: smoothing proves its bound with no attack at all, for tiny steps and another score. The
-# ladder's is proved *given* its parts' numbers, and those are attacks that have converged.
+# ladder's is proved *given* its parts' numbers, and those come from attacks: as
+# good as these lasted.
 #
 # ## What you learned
 #
@@ -552,8 +553,16 @@ verdicts([
 #
 # At confidence 0.99, how many noisy copies does a certificate at $\varepsilon = 3\sigma$ take at least?
 #
-# <details><summary>Hint 1</summary>The greatest of $n$ draws must lie above the $\Phi(3)$-quantile.</details>
-# <details><summary>Hint 2</summary>All $n$ lie below it with probability $p^n$; make that 0.01.</details>
+# <details><summary>Hint 1</summary>
+#
+# The greatest of $n$ draws must lie above the $\Phi(3)$-quantile.
+#
+# </details>
+# <details><summary>Hint 2</summary>
+#
+# All $n$ lie below it with probability $p^n$; make that 0.01.
+#
+# </details>
 
 # %%
 copies = None  # your answer
@@ -571,8 +580,16 @@ check("with that many the rank is the last: {}", evaluation.order_statistic(norm
 #
 # How many bits/dim more than NLL(x) is the *mean* of NLL(x + noise) for the sphere of beat 4?
 #
-# <details><summary>Hint 1</summary>NLL is $|x|^2/2s^2$ and a constant; expand $|x + \text{noise}|^2$.</details>
-# <details><summary>Hint 2</summary>The mixed term has mean 0, and $\mathbb E|\text{noise}|^2 = n\sigma^2$. Nats to bits, per dimension.</details>
+# <details><summary>Hint 1</summary>
+#
+# NLL is $|x|^2/2s^2$ and a constant; expand $|x + \text{noise}|^2$.
+#
+# </details>
+# <details><summary>Hint 2</summary>
+#
+# The mixed term has mean 0, and $\mathbb E|\text{noise}|^2 = n\sigma^2$. Nats to bits, per dimension.
+#
+# </details>
 
 # %%
 extra = None  # your answer
