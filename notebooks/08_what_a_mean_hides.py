@@ -83,7 +83,7 @@ plots.show(figure, "Five ridge plots, one per model: hills of bits/dim at eps 0 
 # 50 steps, the adversarial model for 25, the hybrid for 80, the ladder for 20. All are lower bounds;
 # twice the steps, on eight of the crops, say how near.
 #
-# An *ECDF*, the empirical distribution function, shows all forty without any choice of bins: at a height
+# An [ECDF](../docs/glossary.md#ecdf), the empirical distribution function, shows all forty without any choice of bins: at a height
 # of 0.3 stands the value which three tenths of the images do not exceed.
 
 
@@ -134,7 +134,7 @@ Explorer(draw, {"eps": slider}, (7, 4))
 # > "we report average sample likelihood scores (in bits/per dimension), averaged over the test set"
 # > (section 5)
 #
-# Sort the images by what they contribute, the least first, and add up. The *Lorenz curve* asks what
+# Sort the images by what they contribute, the least first, and add up. The [Lorenz curve](../docs/glossary.md#lorenz-curve) asks what
 # share of the whole sum the lowest share $q$ of the images brings,
 #
 # $$\mathrm{Lorenz}(q) = \sum_{i \le qN} v_{(i)} \Big/ \sum_i v_i ,$$
@@ -177,7 +177,7 @@ check("the mean over the median: RealNVP {}, clean Glow {}, hybrid {}", times["R
 # > "out-of-distribution samples can be detected using likelihood scores" (section 1)
 #
 # Such a detector calls an image in-distribution if its NLL lies below a threshold $t$. Let it watch
-# for attacks. It errs in two ways: a *false alarm* is a clean image at or above $t$, a *miss* an attacked
+# for attacks. It errs in two ways: a [false alarm](../docs/glossary.md#false-alarm-miss) is a clean image at or above $t$, a *miss* an attacked
 # one below,
 #
 # $$\text{false alarms}(t) = P(\mathrm{NLL}(x) \ge t), \qquad \text{misses}(t) = P(\mathrm{NLL}(x+\delta) < t).$$
@@ -338,7 +338,7 @@ plots.show(figure, "Energy over six bands: the Gaussian's step is all in the ban
 # photographs themselves vary. The hand-drawn chequerboard is no corner of photographs' least
 # variance.
 #
-# Does the Gaussian's step help as a *warm start*, a first guess that an attack goes on from? Short
+# Does the Gaussian's step help as a [warm start](../docs/glossary.md#warm-start), a first guess that an attack goes on from? Short
 # steps of a quarter radius would show it: long ones forget where they began.
 
 # %%
@@ -404,7 +404,7 @@ plots.show(figure, "Ten samples of each of five models at temperatures 0.5, 0.7 
 # %% [markdown]
 # **What we see.** Nobody draws photographs: these are small models of small crops. But robust models draw
 # *grain*, most at temperature 1. How much of it at which scale? Take the Fourier transform of each colour,
-# average its squared size over rings $|k|$ of equal frequency: a *radial spectrum*. Then let every model
+# average its squared size over rings $|k|$ of equal frequency: a [radial spectrum](../docs/glossary.md#radial-spectrum). Then let every model
 # judge every model's samples.
 
 
