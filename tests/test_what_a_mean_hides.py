@@ -1,4 +1,4 @@
-"""The record behind notebook 08: every image's likelihood under attack, and the script that made it."""
+"""The record behind notebook 08, every image's likelihood under attack, and its script."""
 
 import json
 import sys
