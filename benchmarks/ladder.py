@@ -199,8 +199,8 @@ def posteriors(ladder: FlowMixture, images: Tensor, num_steps: int = 100) -> lis
 def measure(shop: Workshop, report: Tensor, budget) -> list[dict]:
     """One seed: every density of the row under attacks that converge."""
     models, facts = row_of_seed(shop)
-    table = attacked(models, report, EPS, budget)
     kinds = [name.removeprefix("tiny-") for name in LADDERS["tiny-ladder"].values()]
+    table = attacked(models, report, EPS, budget)
     of = torch.stack([table.by_eps(kind) for kind in kinds])  # (K, eps, N)
     bound = mixture_bound(of, report[0].numel()).mean(1)
     rows = []

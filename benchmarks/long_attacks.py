@@ -2,12 +2,16 @@
 
     python benchmarks/long_attacks.py --data cifar10=PATH.npz celeba=PATH.npz \\
         --json results/long_attacks.json
+    python benchmarks/long_attacks.py --data cifar10=PATH.npz --sets cifar10 photos \\
+        --at eps1:1 eps2:2 eps4:4 hybrid:1 hybrid:2 hybrid:4 --steps 100 1000 --limit 6 \\
+        --json results/long_attacks_small.json
 
-Auto-PGD from a random start, at eps 8, on the first of the images that each model is reported on:
-the same attack with 100, 300 and 1,000 steps. A model that hides from short attacks is found out
-by the longer ones; a robust one stays where it was. All budgets start at the same point with the
-same noise, and one other draw of noise scores them. With --json the comparison can be interrupted:
-the same command goes on with what is missing, and repeats what was measured on other weights.
+Auto-PGD from a random start, at eps 8, or with --at each kind of model at an eps of its own, on the
+first of the images that each model is reported on: the same attack with 100, 300 and 1,000 steps. A
+model that hides from short attacks is found out by the longer ones; a robust one stays where it
+was. All budgets start at the same point with the same noise, and one other draw of noise scores
+them. With --json the comparison can be interrupted: the same command goes on with what is missing,
+and repeats what was measured on other weights.
 """
 
 from __future__ import annotations
@@ -69,12 +73,20 @@ def images_of(name: str, elsewhere: dict[str, str], flow: Flow, limit: int) -> t
     return images.load("report", flow, limit), images.describe("report")
 
 
-def score(flow: Flow, images: Tensor, num_steps: int, seed: int) -> dict[str, float]:
+def loss_and_eps(text: str) -> tuple[str, int]:
+    """KIND:EPS, which of a set's models is attacked, and how far."""
+    kind, colon, eps = text.partition(":")
+    if not (colon and eps.isdigit() and f"glow-photos-{kind}" in RECIPES):
+        raise argparse.ArgumentTypeError(f"{text!r} is not KIND:EPS, such as hybrid:4")
+    return kind, int(eps)
+
+
+def score(flow: Flow, images: Tensor, eps: int, num_steps: int, seed: int) -> dict[str, float]:
     """Bits/dim after the attack: mean, median and greatest over the images."""
     found = attack_images(
         flow.log_prob,
         images,
-        EPS,
+        eps,
         schedule="auto",
         start="random",
         num_steps=num_steps,
@@ -91,6 +103,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_images(parser)
     parser.add_argument("--steps", type=int, nargs="+", default=[100, 300, 1000])
+    parser.add_argument("--at", type=loss_and_eps, nargs="+", metavar="KIND:EPS", help="default: "
+                        + " ".join(f"{loss}:{EPS}" for loss in LOSSES))  # fmt: skip
     parser.add_argument("--limit", type=int, default=12, help="images of each set")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="also write the figures there")
@@ -98,7 +112,8 @@ def main() -> None:
     started, duration = time.monotonic(), 0.0
     torch.set_num_threads(1)
     settings = {key: getattr(options, key) for key in ("sets", "steps", "limit", "seed")}
-    settings |= {"eps": EPS, "attack": "Auto-PGD from a random start"}
+    settings |= {"at": [list(pair) for pair in options.at]} if options.at else {"eps": EPS}
+    settings |= {"attack": "Auto-PGD from a random start"}
     content: dict = {"settings": settings, "data": {}, "rows": []}
     if options.json and options.json.exists():
         found = json.loads(options.json.read_text())
@@ -113,17 +128,18 @@ def main() -> None:
 
     print(pipe_table(["model", "steps", "mean", "median", "greatest"], []))
     for data in options.sets:
-        for loss in LOSSES:
+        for loss, eps in options.at or [(loss, EPS) for loss in LOSSES]:
             name = f"glow-{data}-{loss}"
             weights, flow = fingerprint(name), zoo.load(name, "cpu")
             images, content["data"][data] = images_of(name, dict(options.data), flow, options.limit)
             for num_steps in options.steps:
                 key = {"set": data, "loss": loss, "num_steps": num_steps}
+                key |= {"eps": eps} if options.at else {}
                 same = [row for row in content["rows"] if key.items() <= row.items()]
                 if same and same[0]["weights"] == weights:
                     continue
                 content["rows"] = [row for row in content["rows"] if row not in same]
-                scores = score(flow, images, num_steps, options.seed)
+                scores = score(flow, images, eps, num_steps, options.seed)
                 content["rows"].append({**key, **scores, "weights": weights})
                 keep()
                 cells = [f"{value:,.2f}" for value in scores.values()]

@@ -111,9 +111,8 @@ def attacked(
 ) -> Table:
     """Bits/dim of the images under attacks that converge; the same seed for all."""
     generator = torch.Generator().manual_seed(0)
-    return converged_table(
-        models, images, (0, *eps), generator=generator, budget=budget, num_resamples=1
-    )
+    how = {"generator": generator, "budget": budget}
+    return converged_table(models, images, (0, *eps), **how, num_resamples=1)
 
 
 def rows_of(table: Table, label: str) -> list[dict]:
@@ -168,5 +167,5 @@ class Record:
 
 def budget_of(options: argparse.Namespace) -> tuple[Budget, dict]:
     """The budget, and the settings that a record must share."""
-    budget = Budget(min(10, options.max_steps), options.max_steps)
+    budget = Budget(min(20, options.max_steps), options.max_steps, enough=12.0)
     return budget, {"limit": options.limit, "budget": asdict(budget)}

@@ -31,7 +31,7 @@ def test_every_section_is_there_and_a_missing_result_names_its_command(tmp_path)
 @pytest.mark.parametrize("name", MEASURED)
 def test_each_result_says_how_it_was_made(name):
     run = json.loads((ROOT / f"results/{name}.json").read_text(encoding="utf-8"))
-    assert run["command"].startswith(f"python benchmarks/{name}.py")
+    assert run["command"].startswith(f"python benchmarks/{name.removesuffix('_small')}.py")
     assert "/tmp" not in run["command"] and run["duration_s"] > 0
     assert run["versions"]["torch"] and len(run["date"].split("-")) == 3
     assert benchmarks.provenance(run) in PUBLISHED.read_text(encoding="utf-8")
@@ -183,6 +183,42 @@ def test_the_long_attacks_script_goes_on_where_it_stopped(tmp_path, monkeypatch)
     }
     assert kept["hybrid", 1] == -1 and kept["hybrid", 2] > 4 and len(kept) == 4
     assert torch.get_num_threads() == threads
+
+
+def test_long_attacks_in_smaller_balls_go_on_too(tmp_path, monkeypatch):
+    import long_attacks as script
+
+    path = tmp_path / "long_attacks_small.json"
+    arguments = "--sets photos --at eps1:1 hybrid:4 --steps 1 2 --limit 2 --json"
+    monkeypatch.setattr(sys, "argv", ["long_attacks.py", *arguments.split(), str(path)])
+    monkeypatch.setattr(script.torch, "set_num_threads", lambda number: None)
+    script.main()
+    run = json.loads(path.read_text())
+    made = [(row["loss"], row["eps"], row["num_steps"]) for row in run["rows"]]
+    assert made == [("eps1", 1, 1), ("eps1", 1, 2), ("hybrid", 4, 1), ("hybrid", 4, 2)]
+    run["rows"][0] |= {"mean": 4.0}
+    run["rows"][1] |= {"mean": 4.5}
+    path.write_text(json.dumps(run))
+    script.main()  # nothing is measured again
+    assert "eps1 at 1 by 0.50 to 0.50; hybrid at 4 by" in benchmarks.render(tmp_path)
+    for wrong in ("eps1", "eps1:x", "nothing:4"):
+        monkeypatch.setattr(sys, "argv", ["long_attacks.py", "--at", wrong])
+        with pytest.raises(SystemExit):
+            script.main()
+
+
+def test_the_parts_of_a_ladder_withstand_long_attacks_and_a_hybrid_does_not():
+    """What tables.md says of its searches rests on this record."""
+    import long_attacks as script
+
+    run = json.loads((ROOT / "results/long_attacks_small.json").read_text(encoding="utf-8"))
+    means: dict[tuple, list[float]] = {}
+    for row in run["rows"]:
+        assert row["weights"] == script.fingerprint(f"glow-{row['set']}-{row['loss']}")
+        means.setdefault((row["set"], row["loss"], row["eps"]), []).append(row["mean"])
+    grown = {key: found[-1] - found[0] for key, found in means.items()}
+    assert all(more < 0.02 for (_, loss, _), more in grown.items() if loss.startswith("eps"))
+    assert max(more for (_, loss, _), more in grown.items() if loss == "hybrid") > 0.1
 
 
 def test_tables_are_what_their_generator_makes_of_the_results():

@@ -401,7 +401,7 @@ def _robust(title: str, name: str, eps: tuple[int, ...] = (0, 1, 2, 4, 8)) -> Pl
         eps=eps,
         steps=(20,),
         auto=100,
-        budget=Budget(10, 320),
+        budget=Budget(25, 400, enough=12.0),
     )
 
 

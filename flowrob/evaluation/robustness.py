@@ -247,7 +247,7 @@ def robustness_table(
                     attack.start_value.double() * (-1.0 if goal == "lower" else 1.0),
                     protocol.num_dims,
                 )
-                warnings += [f"{name}, eps {e}: {w}" for w in _suspicions(of_row, rows[-1], goal)]
+                warnings += [f"{name}, eps {e}: {w}" for w in suspicions(of_row, rows[-1], goal)]
             bar.update()
     bar.close()
     if len(models) == 1:
@@ -258,8 +258,14 @@ def robustness_table(
     return Table(rows, caption, values, kept, settings, warnings)
 
 
-def _suspicions(bits: dict[str, Tensor], noise_row: dict, goal: str) -> list[str]:
-    """What the noise row says about the density, and about the attack."""
+def suspicions(bits: Mapping[str, Tensor], noise_row: Mapping, goal: str = "lower") -> list[str]:
+    """What a row of uniform noise says about the density, and about the attack.
+
+    Args:
+        bits: by "clean", "noise" and "attacked", bits/dim of each image.
+        noise_row: the numbers of the noise row, with its ``floor``.
+        goal: of the attack.
+    """
     found = []
     if noise_row["high"] < noise_row["floor"]:
         found.append(

@@ -12,11 +12,17 @@ Transfer matters for mixtures: the gradient of log(p_a + p_b) is that of the gre
 so an attack on the sum may never see the images at which both are small.
 
 With a :class:`~flowrob.evaluation.Budget` the attack goes on from there until more steps find no
-more, and its rows say whether they did.
+more, and its rows say whether they did. A :func:`~flowrob.evaluation.mixture` of models in the same
+table is not searched where the settled searches of its parts leave no room
+(:func:`~flowrob.evaluation.mixture_bound`).
+
+Of a randomised log_prob the maximum over many evaluations is the luck of the attacker: such a model
+has no strongest row, but one called "redrawn", the points that were kept, evaluated anew.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -26,9 +32,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from flowrob.attacks import Objective, attack_images
-from flowrob.evaluation.bits import check_eps
+from flowrob.evaluation.bits import check_eps, integer_noise
 from flowrob.evaluation.convergence import Budget, Search, converge
-from flowrob.evaluation.robustness import Protocol, models_by_name
+from flowrob.evaluation.defences import Mixture, mixture_bound
+from flowrob.evaluation.robustness import Protocol, models_by_name, suspicions
 from flowrob.evaluation.table import Table
 
 
@@ -49,6 +56,8 @@ def schedules(steps: Iterable[int] = (20, 100), auto: bool | int = True) -> dict
     options = {"num_steps": longest, "schedule": "auto", "start": "random"}
     return attacks | ({f"auto-pgd-{longest}": options} if auto else {})
 
+
+REDRAWN = "redrawn"  # the row of a randomised log_prob, in the place of the strongest
 
 #: What :func:`strongest_table` tries unless told otherwise.
 ATTACKS = schedules()
@@ -73,8 +82,9 @@ def strongest_table(
 
     Rows per model: "clean" at eps 0; at each other eps a row per attack, then "strongest", the
     maximum over all attacks on all models at this and every smaller eps, as this model scores
-    their results. With a budget, that is where each model's search begins, and "strongest" is what
-    it ended with; ``status`` says "converged" or ">=". Columns as in :func:`robustness_table`.
+    their results; of a randomised log_prob "redrawn" in its place. With a budget, that is where
+    each model's search begins, and "strongest" is what it ended with; ``status`` says "converged"
+    or ">=". Columns as in :func:`robustness_table`.
 
     Source: Tables 1 to 3 of the paper, with one attack; Croce and Hein 2020 and Tramer et al. 2020
     for why it takes more than one.
@@ -102,14 +112,14 @@ def strongest_table(
 
     Raises:
         TypeError: images are not uint8.
-        ValueError: no images, models or attacks, an attack called "clean", "noise" or "strongest",
+        ValueError: no images, models or attacks, an attack with the name of another row,
             eps that are not integers, or a weight outside (0, 1).
     """
     attacks = dict(ATTACKS if attacks is None else attacks)
-    if not attacks or {"clean", "strongest", "noise"} & {*attacks}:
+    if not attacks or {"clean", "strongest", "noise", REDRAWN} & {*attacks}:
         raise ValueError(
-            'attacks needs at least one, none of them called "clean", "noise" or "strongest", got '
-            f"{sorted(attacks)}"
+            'attacks needs at least one, none of them called "clean", "noise", "strongest" or '
+            f'"{REDRAWN}", got {sorted(attacks)}'
         )
     caption = f"Bits/dim of {len(images)} images: each attack, and the worst of all per image"
     hunt = _Hunt.begin(
@@ -197,8 +207,10 @@ class _Hunt:
     protocol: Protocol
     attacks: dict[str, Mapping]
     budget: Budget | None
+    mixtures: dict[str, list[str]]
     values: dict[tuple, Tensor] = field(default_factory=dict)
     searches: dict[tuple[str, int], Search] = field(default_factory=dict)
+    randomised: set[str] = field(default_factory=set)
     warnings: list[str] = field(default_factory=list)
 
     @classmethod
@@ -215,16 +227,30 @@ class _Hunt:
     ) -> _Hunt:
         """Check what the caller gave; draw what all models share."""
         models, eps = models_by_name(models), check_eps(eps)
+        mixtures = {}
+        for name, model in models.items():
+            of = model.parts if isinstance(model, Mixture) else ()
+            known = [next((n for n, m in models.items() if m == part), None) for part in of]
+            parts = [part for part in known if part is not None]
+            if parts and len(parts) == len(known):
+                mixtures[name] = parts
         protocol = Protocol.begin(images, generator, eps if noise else (), **columns)
-        return cls(models, eps, protocol, attacks, budget)
+        return cls(models, eps, protocol, attacks, budget, mixtures)
 
     def run(self, progress: bool) -> _Hunt:
         """Attack; values and searches by model and eps."""
         radii, images = [e for e in self.eps if e], self.protocol.images
         worst: dict[str, Search] = {}
         for name, log_prob in self.models.items():
-            bits = self.protocol.bits(log_prob, images)
+            bits, again = (self.protocol.bits(log_prob, images) for _ in range(2))
             self.values[name, 0, "clean"] = bits
+            if bool(((bits - again).abs() > 1e-6 * (1.0 + bits.abs())).any()):
+                self.randomised.add(name)
+                self.warnings.append(
+                    f"{name}: log_prob is randomised, two evaluations of the clean images differ: "
+                    f'its rows "{REDRAWN}" are fresh evaluations of the worst points; fix the '
+                    "noise inside it (model.eval()?), or average over more of it"
+                )
             for e, levels in self.protocol.noisy.items():
                 self.values[name, e, "noise"] = self.protocol.bits(log_prob, levels)
             worst[name] = Search.begin(bits, images.float())
@@ -238,10 +264,21 @@ class _Hunt:
                         self._attack(victim, e, attack, options)
                         bar.update()
                 if self.budget is not None:
-                    for victim in self.models:
+                    for victim in sorted(self.models, key=self.mixtures.__contains__):
                         self._converge(victim, e, self.budget)
                         bar.update()
+                for name in self.models:
+                    self._against_noise(name, e)
         return self
+
+    def _against_noise(self, name: str, e: int) -> None:
+        """Whether uniform noise says that something is wrong with the density, or the attack."""
+        images, found = self.protocol.images, self.searches[name, e]
+        noise = integer_noise(images, e, self.protocol.fresh())
+        bits = self.protocol.bits(self.models[name], noise)
+        row = self.protocol.row(name, e, "noise", bits)
+        of_row = {"clean": self.values[name, 0, "clean"], "noise": bits, "attacked": found.bits}
+        self.warnings += [f"{name}, eps {e}: {w}" for w in suspicions(of_row, row)]
 
     def _attack(self, victim: str, e: int, attack: str, options: Mapping) -> None:
         protocol = self.protocol
@@ -259,12 +296,15 @@ class _Hunt:
             self.searches[name, e].offer(bits, found.x)
             if name == victim:
                 self.values[name, e, attack] = bits
-        self.searches[victim, e].cost += options.get("num_steps", 20) * options.get("restarts", 1)
+        search, steps = self.searches[victim, e], options.get("num_steps", 20)
+        search.cost += steps * options.get("restarts", 1)
+        search.longest = max(search.longest, steps)
 
     def _converge(self, victim: str, e: int, budget: Budget) -> None:
         """The victim's own search; then what it found is tried on all the others."""
         search = self.searches[victim, e]
-        found = converge(self.models[victim], self.protocol, e, search, budget)
+        ceiling = self._ceiling(victim, e, budget.enough)
+        found = converge(self.models[victim], self.protocol, e, search, budget, ceiling)
         self.warnings += [f"{victim}, eps {e}: {w}" for w in found]
         for name, log_prob in self.models.items():
             if name != victim:
@@ -274,20 +314,37 @@ class _Hunt:
                 if not budget.calm(other.bits - before):
                     other.converged = False  # others found what its own search missed
 
+    def _ceiling(self, victim: str, e: int, enough: float) -> Tensor | None:
+        """What the settled searches of a mixture's parts leave of it, image by image."""
+        parts = [self.searches[part, e] for part in self.mixtures.get(victim, ())]
+        if not parts:
+            return None
+        bits = torch.stack([search.bits.cpu() for search in parts])
+        settled = torch.stack([search.settled for search in parts])
+        known = bits.masked_fill(~settled | (bits > enough), math.inf)
+        model = self.models[victim]
+        weights = model.log_weights.exp().tolist() if isinstance(model, Mixture) else None
+        return mixture_bound(known, self.protocol.num_dims, weights)
+
     def table(self, last: str, caption: str) -> Table:
         """The rows; ``last`` is what the worst of all is called."""
-        under = (*self.attacks, *(["noise"] if self.protocol.noisy else []), last)
-        of_worst = {(name, e, last): search.bits for (name, e), search in self.searches.items()}
+        under = (*self.attacks, *(["noise"] if self.protocol.noisy else []))
+        of_worst, kept = {}, {}
+        for (name, e), search in self.searches.items():
+            worst, bits = last, search.bits
+            if name in self.randomised:  # the greatest of many draws is the luck of the attacker
+                worst, bits = REDRAWN, self.protocol.bits(self.models[name], search.levels)
+            of_worst[name, e, worst], kept[name, e, worst] = bits, search.levels
         values, rows = self.values | of_worst, []
         for name, e in ((name, e) for name in self.models for e in self.eps):
-            for row in under if e else ("clean",):
+            worst = REDRAWN if name in self.randomised else last
+            for row in (*under, worst) if e else ("clean",):
                 rows.append(self.protocol.row(name, e, row, values[name, e, row], bounded=e > 0))
-            if e and self.budget is not None:
+            if e and self.budget is not None and name not in self.randomised:
                 rows[-1] |= self.searches[name, e].verdict()
         own: dict[str, Any] = {"attacks": self.attacks} if self.attacks else {}
         if self.budget is not None:
             curves = {f"{name}, {e}": search.curve for (name, e), search in self.searches.items()}
             own |= {"budget": asdict(self.budget), "curves": curves}
         settings = self.protocol.settings(self.eps, values, **own)
-        kept = {(name, e, last): search.levels for (name, e), search in self.searches.items()}
         return Table(rows, caption, values, kept, settings, self.warnings)

@@ -5,13 +5,22 @@ import math
 import pytest
 import torch
 
+from flowrob.attacks import attack_images
 from flowrob.data import load
-from flowrob.evaluation import Budget, converged_table, robustness_table, strongest_table
+from flowrob.evaluation import (
+    Budget,
+    converged_table,
+    convergence,
+    mixture,
+    mixture_bound,
+    robustness_table,
+    strongest_table,
+)
 from flowrob.evaluation.convergence import Search
 from flowrob.flows import glow
 from flowrob.training import fit
 
-SMALL = Budget(first_steps=2, max_steps=16)
+SMALL = Budget(first_steps=2, max_steps=16, least_steps=4)
 
 
 @pytest.fixture(scope="module")
@@ -124,12 +133,88 @@ def test_settled_images_drop_out(images):
         movable = (x.flatten(1).std(1) > 0.05).to(x)
         return -200.0 * movable * (x - 0.5).square().flatten(1).sum(1)
 
-    budget = Budget(2, 8, mean_gain=1e-9, image_gain=1e-9, enough=math.inf)
+    budget = Budget(2, 8, 2, mean_gain=1e-9, image_gain=1e-9, enough=math.inf)
     table = converged_table(log_prob, stuck, (4,), generator=seeded(), budget=budget)
     curve = table.settings["curves"]["model, 4"]
     assert [point["evaluations"] for point in curve][:2] == [14.0, 42.0]
     if len(curve) > 2:  # of the third round of 4 steps only the other half is paid for
         assert curve[2]["evaluations"] <= 42.0 + 7 * 8 / 2
+
+
+@pytest.fixture
+def patient(monkeypatch):
+    """A model that gives way to ascents of 16 steps or more, and the attack that shows it."""
+
+    def found(log_prob, images, eps, **options):
+        options |= {"num_steps": 1 if options["num_steps"] < 16 else 2}
+        return attack_images(log_prob, images, eps if options["num_steps"] > 1 else 0, **options)
+
+    monkeypatch.setattr(convergence, "attack_images", found)
+    return lambda budget, images: converged_table(
+        smooth, images, (8,), generator=seeded(), budget=budget
+    )
+
+
+def test_short_ascents_that_find_nothing_are_no_sign(patient, images):
+    table = patient(Budget(2, 64, least_steps=16), images)
+    (row,) = table.rows
+    assert (
+        row["status"] == "converged" and row["steps"] == 64
+    )  # 16 found it, 32 and 64 nothing more
+    clean = table.settings["curves"]["model, 8"][0]["mean"]
+    assert row["mean"] > clean + 0.01
+    (hasty,) = patient(Budget(2, 64, least_steps=2), images).rows
+    assert hasty["status"] == "converged" and hasty["mean"] == pytest.approx(clean)  # is why
+    (short,) = patient(Budget(2, 8, least_steps=16), images).rows
+    assert short["status"] == ">="
+
+
+def test_a_search_that_begins_after_a_long_attack_ends_with_a_longer_one(images):
+    budget = Budget(2, 64, least_steps=2)
+    for steps, ended in ((1, 4), (20, 32)):
+        table = strongest_table(
+            smooth,
+            images,
+            (4,),
+            generator=seeded(),
+            attacks={"pgd": {"num_steps": steps}},
+            budget=budget,
+        )
+        assert (table.rows[-1]["status"], table.rows[-1]["steps"]) == ("converged", ended)
+    begun = table.settings["curves"]["model, 4"]
+    assert [point["steps"] for point in begun] == [2, 4, 8, 16, 32]
+    short = Budget(2, 16, least_steps=2)
+    how = {"generator": seeded(), "attacks": {"pgd": {"num_steps": 20}}, "budget": short}
+    (row,) = strongest_table(smooth, images, (4,), **how).rows[-1:]
+    assert (row["status"], row["steps"]) == (">=", 20)
+
+
+def test_a_mixture_is_not_searched_where_its_parts_leave_no_room(images):
+    def steeper(x):
+        return 4.0 * smooth(x) + 100.0
+
+    summed = mixture(smooth, steeper)
+    models = {"sum": summed, "a": smooth, "b": steeper}
+    how = {"budget": SMALL, "attacks": {"pgd": {"num_steps": 2}}}
+    table = strongest_table(models, images, (0, 8), generator=seeded(), **how)
+    hidden = models | {"sum": lambda x: summed(x)}
+    alone = strongest_table(hidden, images, (0, 8), generator=seeded(), **how)
+    rows = {row["model"]: row for row in table.rows if row["row"] == "strongest"}
+    usual = {row["model"]: row for row in alone.rows if row["row"] == "strongest"}
+    assert [row["status"] for row in rows.values()] == ["converged"] * 3
+    assert rows["sum"]["evaluations"] == 2.0 < usual["sum"]["evaluations"]
+    parts = torch.stack([table.values[part, 8, "strongest"] for part in "ab"])
+    left = mixture_bound(parts, 192) - table.values["sum", 8, "strongest"]
+    assert left.max() < SMALL.mean_gain
+    assert rows["sum"]["mean"] == pytest.approx(usual["sum"]["mean"], abs=0.01)
+
+
+def test_parts_whose_search_has_not_settled_leave_room(images):
+    models = {"a": smooth, "sum": mixture(smooth, smooth)}
+    how = {"budget": Budget(1, 1), "generator": seeded()}
+    table = converged_table(models, images, (8,), **how)
+    assert [row["status"] for row in table.rows] == [">=", ">="]
+    assert table.rows[1]["evaluations"] == 7.0
 
 
 def test_nan_is_the_worst_there_is():
@@ -184,7 +269,14 @@ def test_the_strongest_of_many_attacks_goes_on_until_it_has_converged(flow, imag
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"first_steps": 0}, {"max_steps": 4}, {"patience": 0}, {"mean_gain": 0.0}, {"enough": -1}],
+    [
+        {"first_steps": 0},
+        {"max_steps": 4},
+        {"least_steps": 0},
+        {"patience": 0},
+        {"mean_gain": 0.0},
+        {"enough": -1},
+    ],
 )
 def test_a_budget_that_makes_no_sense_is_refused(wrong):
     with pytest.raises(ValueError, match="must be"):

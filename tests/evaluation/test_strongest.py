@@ -163,3 +163,46 @@ def test_a_noise_row_is_shown_and_no_maximum_counts_it():
     assert noisy["mean"] == by["noise"]  # the same noise, from the same seed
     with pytest.raises(ValueError, match="attacks needs at least one"):
         strongest_table(fears_noise, grey, generator=seeded(), attacks={"noise": {}})
+
+
+def test_a_randomised_density_has_no_strongest_row(images):
+    """The greatest of many lucky draws is no result: what was kept is evaluated anew."""
+    draws = torch.Generator().manual_seed(5)
+
+    def pure_luck(x):
+        luck = torch.randn(len(x), generator=draws, dtype=torch.float64).to(x)
+        return 40.0 * luck + 0.0 * x.flatten(1).sum(1)
+
+    table = strongest_table({"luck": pure_luck}, images, (0, 4), generator=seeded())
+    kinds = [row["row"] for row in table.rows]
+    assert "strongest" not in kinds and kinds[-1] == "redrawn"
+    assert any("luck: log_prob is randomised" in warning for warning in table.warnings)
+    lucky = torch.stack([table.values["luck", 4, kind] for kind in kinds[1:-1]]).amax(0)
+    spread = 40.0 / (math.log(2.0) * images[0].numel())
+    redrawn = table.values["luck", 4, "redrawn"]
+    assert redrawn.mean() < 8.0 + 2.0 * spread / len(images) ** 0.5
+    assert lucky.mean() > redrawn.mean()
+
+
+def test_noise_tells_a_density_whose_sign_is_wrong():
+    images = torch.full((3, 3, 8, 8), 128, dtype=torch.uint8)
+
+    def peak(x):  # a normal density around the grey image
+        scaled = (x - 0.5).flatten(1) / 0.02
+        return (-0.5 * scaled.square() - math.log(0.02) - 0.5 * math.log(2 * math.pi)).sum(1)
+
+    upside_down = {"usual": peak, "turned": lambda x: -peak(x)}
+    few = {"pgd-2": {"num_steps": 2}}
+    table = strongest_table(upside_down, images, (0, 8), generator=seeded(), attacks=few)
+    said = [w for w in table.warnings if "uniform noise makes the images more likely" in w]
+    assert len(said) == 1 and said[0].startswith("turned, eps 8: ")
+
+
+def test_noise_that_beats_the_attacks_is_said(images):
+    def masked(x):
+        return -40.0 * x.detach().diff(dim=-1).abs().flatten(1).sum(1) + 0.0 * x.flatten(1).sum(1)
+
+    few = {"pgd-1": {"num_steps": 1}}
+    grey = torch.full_like(images, 128)
+    table = strongest_table(masked, grey, (0, 8), generator=seeded(), attacks=few)
+    assert any("uniform noise beats the attack" in warning for warning in table.warnings)
