@@ -275,7 +275,7 @@ figure, axes = plt.subplots(1, 2, figsize=(11, 2.8), sharex=True)
 for ax, judge in zip(axes, models, strict=True):
     plots.before_after(ax, rise[judge], [plots.NOISE, *COLORS.values()], log=True)
     ax.set(title=f"judged by {judge}", xlabel="rise of the NLL (bits/dim) at eps 8")
-alt = "Two panels of three rows, rises on a logarithmic axis. For each judge noise and the other model's attack cost about one bit, its own attack tens to thousands."
+alt = "Two panels of three rows, rises on a logarithmic axis. For each judge noise costs about one bit, the other model's attack a few to ten, its own a hundred or thousands."
 plots.show(figure, alt)
 share = middle["Glow", "RealNVP's attack"] / middle["Glow", "Glow's attack"]
 outcome("transfer", "under 1%" if share < 0.01 else "1% to 10%" if share < 0.1 else "over 10%")
@@ -444,10 +444,16 @@ check("rank correlation of the NLL before and after: {}", torch.corrcoef(order)[
 #
 # By how many bits/dim can the logit's own log-det change at most, if a value moves by $8/256$?
 #
-# <details><summary>Hint 1</summary>Per value, $\log|\det| = \log 0.9 - \log y - \log(1 - y)$ with
-# $y = 0.05 + 0.9\,x$: where is it steepest?</details>
-# <details><summary>Hint 2</summary>At the end of the interval: compare $x = 0$ and $x = 8/256$, in
-# bits.</details>
+# <details><summary>Hint 1</summary>
+#
+# Per value, $\log|\det| = \log 0.9 - \log y - \log(1 - y)$ with
+# $y = 0.05 + 0.9\,x$: where is it steepest?
+# </details>
+# <details><summary>Hint 2</summary>
+#
+# At the end of the interval: compare $x = 0$ and $x = 8/256$, in
+# bits.
+# </details>
 
 # %%
 most = None  # your answer, in bits/dim
