@@ -231,11 +231,13 @@ plots.show(figure, "Left: attacked against clean NLL; the most probable crops li
 # %% [markdown]
 # **What we see.** Left: the crops that RealNVP finds *most* probable end highest, many powers of ten above the
 # least probable. The likeliest are pale, smooth sky (one is a dark wall), the least likely roof tiles and
-# leaves. Where a photograph has grain of its own the model is broad, and grain added to it is not far out; where it
-# is smooth the model is sharp. But is it smoothness, or being pale? The diamonds are the same crops, darker by 0.15: the sky is just as
-# smooth and just as probable, but further from white, where the logit is steep. It is both, then: darker sky
-# ends far lower, and still far above the tiles. Right: under attack the two models agree less than on clean
-# crops, where the marks lay on a line; and Glow, which has no logit, does not mind whether sky is dark.
+# leaves. A likely reason: where a photograph has grain of its own the model is broad, and grain added to it
+# is not far out; where it is smooth the model is sharp.
+#
+# But is it smoothness, or being pale? The diamonds are the same crops, darker by 0.15: that sky is just as
+# smooth and just as probable, but further from white, where the logit is steep. It ends far lower, and still
+# far above the tiles: to RealNVP both count. Right: Glow, which has no logit, does not mind whether sky is
+# dark. Under attack the two models agree less than on clean crops, where the marks lay on a line.
 
 # %% tags=["nbval-ignore-output"]
 middle = {key: values.median() for key, values in after.items()}
@@ -253,8 +255,9 @@ check("{} of 32 crops lie above RealNVP's mean", int((tail > tail.mean()).sum())
 # > "RealNVP is also susceptible to adversarial attacks, similar to GLOW models." (section 5)
 #
 # Similar how? Both changes live in the same ball around the same photograph. Two yardsticks: the **cosine**
-# of two changes, 1 for equal patterns and 0 for unrelated ones; and the **spectrum**, the power at each
-# number of waves across the image, which tells the scale of a texture and nothing about its place.
+# of two changes, 1 for equal patterns and 0 for unrelated ones; and the
+# [spectrum](../docs/glossary.md#radial-spectrum), the power (squared amplitude) at each number of waves
+# across the image, which tells the scale of a texture and nothing about its place.
 
 # %% tags=["predict"]
 predict("side", "What share of the colour values do both attacks, on RealNVP and on Glow, move to the same "
@@ -285,10 +288,11 @@ plots.show(figure, "Three changes of one crop, all fine textures of green and ma
 
 # %% [markdown]
 # **What we see.** Grey is no change, full colour eight grey levels. All three are textures at the scale of
-# single pixels, green against magenta: their spectra run together, apart from a shade over the whole image (0) low
-# where photographs are strong, with peaks at the finest stripes (16) and chequers ($16\sqrt2$, about 23). That is the
-# motif of notebook 03. Yet pixel by pixel they have little in common (the next cell), and the two Glows share
-# hardly more with each other than with RealNVP: the *texture* belongs to the photographs, the *pattern* to the weights.
+# single pixels, green against magenta. Their spectra run together: low where photographs are strong (but for a
+# shade over the whole image, 0 waves), with peaks at the finest stripes (16) and the finest chequers
+# ($16\sqrt2$, about 23). That is the motif of notebook 03. Yet pixel by pixel they have little in common (the
+# next cell), and the two Glows share no more with each other than the published one does with RealNVP. It
+# looks as if the *texture* belonged to the photographs, and the *pattern* to the weights.
 #
 # If so, a drawing of that texture, without any model, should do harm; and an attack made for one model
 # should do less to another than to its own. The drawing is a chequerboard of eight grey levels, green
@@ -335,9 +339,10 @@ plots.show(figure, "Six rows for each model: clean, noise, the other's attack, a
 
 # %% [markdown]
 # **What we see.** Every row stands for the same 32 crops, changed within the same ball. What was made for
-# another model costs more than noise and a small share of what its own attack costs, in both directions. The drawing, one pattern for all crops and made by nobody's gradient, costs *more* than
-# attacks borrowed from another network. (Twenty steps, one strength, three models: that is all that was tried.
-# Notebook 09 has six models at two grey levels.)
+# another model costs more than noise, and a small share of what the model's own attack costs, in both
+# directions: it [transfers](../docs/glossary.md#transfer) a little. The drawing, one pattern for all crops and
+# made by nobody's gradient, costs *more* than attacks borrowed from another network. (Twenty steps, one
+# strength, three models: that is all that was tried. Notebook 09 has six models at two grey levels.)
 
 # %% tags=["nbval-ignore-output"]
 rise = {m: {k: (v - shown[m]["clean"]).median() for k, v in shown[m].items()} for m in two}
@@ -382,9 +387,9 @@ for name in two:
     check(f"to {name} raised noise stays {{}} bits/dim above all crops", gap, at_least=1, digits=1)
 
 # %% [markdown]
-# **What we see.** To RealNVP pure noise is less strange than to Glow from the start, and twenty steps make it a
+# **What we see.** To RealNVP pure noise is less strange than to Glow from the start, and twenty steps make it
 # less so. In odds that is a lot, as all bits/dim of an image are; but neither model is fooled: raised noise
-# stays above every photograph. (Twenty steps are few here, too: a longer attack would raise it further.)
+# stays above every photograph. (After twenty steps; a longer attack may find more.)
 #
 # ## 6. Where it breaks, and whether the number can be trusted
 #
@@ -409,9 +414,10 @@ volume = report.log_det.sum(0).abs().median() / report.latent.sum(0).median()
 check("volumes move by a share of {} of what latents do", volume, at_most=0.05, digits=1)
 
 # %% [markdown]
-# **What we see.** Left: the latents of the finest level carry most of the rise in more than half of the crops, those of
-# the coarsest level in most others. Right: the differences are amplified step by step along level 1, with a peak
-# in the last coupling before half of the latents leave, much as in Glow, and once more along level 3. Volumes hardly count: every $|s|$ is at most 2.
+# **What we see.** Left: the latents of the finest level carry most of the rise in more than half of the crops,
+# those of the coarsest level in most others. Right: the differences are amplified step by step along level 1,
+# with a peak in the last coupling before half of the latents leave, much as in Glow, and once more along
+# level 3. Volumes hardly count: every $|s|$ is at most 2.
 #
 # Now the suspicion. If the flow still inverts in double precision, and the NLL is the same in single and
 # double, then the number is the model's own, even where single precision loses the way back. The table
@@ -453,8 +459,8 @@ verdicts([
 # * How many steps are enough depends on the model: at fifty both are still growing. A table of attacked
 #   likelihoods states its steps, mean and median.
 # * The likelier a photograph, the further out twenty steps drove it: smooth ones, and for RealNVP pale ones.
-# * Attacks share a texture, pixel by pixel and green against magenta, but not the pattern; so they transfer
-#   badly, and a drawing of the texture beats them.
+# * The attacks share a texture, pixel by pixel and green against magenta, and little of the pattern. They transfer
+#   a little; a drawing of the texture does more.
 # * Both models fail in their latents, by amplification. Before believing an absurd number, score it in float64.
 #
 # [The paper, item by item](../docs/paper.md); [errata](../docs/errata.md).
