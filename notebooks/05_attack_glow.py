@@ -511,11 +511,8 @@ grade(reached(pgd_five(glow.log_prob, some, r, 10)), reached(theirs.x), within=0
 #
 # <details><summary>Hint 1</summary>Norms are taken image by image: <code>g.flatten(1).norm(dim=1)</code>,
 # shaped (n, 1, 1, 1).</details>
-# <details><summary>Hint 2</summary>
-#
-# Back into the ball: multiply $\delta$ by radius / $|\delta|$ where that is
-# below 1. Then clamp to [0, 1].
-# </details>
+# <details><summary>Hint 2</summary>Back into the ball: multiply the change by radius over its length where that is
+# below 1. Then clamp to [0, 1].</details>
 
 # %%
 pgd_round = None  # your function
