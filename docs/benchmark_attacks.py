@@ -107,7 +107,8 @@ def section_price(run: dict) -> str:
     for name in dict.fromkeys(row["model"] for row in run["rows"]):
         rows = [row for row in run["rows"] if row["model"] == name]
         found = price.reached(rows)
-        budgets = [round(point["gradients"]) for point in rows[0]["points"]]
+        longest = max((row["points"] for row in rows), key=len)
+        budgets = [round(point["gradients"]) for point in longest]
         titles = [f"{budget:,}" for budget in budgets] + [f"{price.SHARE:.0%} after", "seconds"]
         lines = [[f"`{name}`", *titles]]
         for row in rows:
@@ -126,6 +127,13 @@ def section_price(run: dict) -> str:
             f"gradients per image, at {searched['points'][-1]['mean']:.2f} bits/dim, from "
             f"{searched['clean']:.2f}."
         )
+        last = {way: of["shares"][-1] for way, of in found.items() if of["shares"]}
+        best = max(last, key=last.__getitem__)
+        verdict += f" In the end {best} has found most, {last[best]:.1%}"
+        verdict += "." if best == price.SEARCH else (
+            f", the search {last[price.SEARCH]:.1%}: one long ascent is worth more here than the "
+            "several shorter ones of a round, until those are as long."
+        )  # fmt: skip
         parts += [markdown(lines, numbers=len(titles)), verdict]
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
 
