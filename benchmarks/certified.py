@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from flowrob import data, records, zoo
-from flowrob.attacks import L2Ball, lower_likelihood
+from flowrob.attacks import L2Ball, Objective, lower_likelihood
+from flowrob.attacks.images import OverNoise
 from flowrob.evaluation import certify_median, pipe_table
 from flowrob.flows import Flow, FlowMixture
 from flowrob.units import bits_per_dim, dequantize
@@ -38,16 +39,10 @@ SIGMAS, RATIOS = (1, 4, 16), (0.0, 0.5, 1.0, 2.0)
 CONFIDENCE, DRAWS, STEPS = 0.99, 4, 10
 
 
-class Averaged:
-    """x -> the mean log-likelihood over the same draws of noise at every call, (batch,)."""
-
-    def __init__(self, flow: Flow | FlowMixture, noise: Tensor):
-        self.flow, self.noise = flow, noise
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """The mean over the draws; each is seen by all images."""
-        moved = (x[None] + self.noise[:, None]).flatten(0, 1)
-        return self.flow.log_prob(moved).reshape(len(self.noise), -1).mean(0)
+def averaged(flow: Flow | FlowMixture, noise: Tensor) -> Objective:
+    """x -> the mean log-likelihood over the same draws of noise, seen by all images, (batch,)."""
+    over = OverNoise(flow.log_prob, 256 * noise[:, None])
+    return lambda x: over(256 * x)
 
 
 def measure(flow: Flow | FlowMixture, x: Tensor, sigma: float, count: int):
@@ -57,7 +52,7 @@ def measure(flow: Flow | FlowMixture, x: Tensor, sigma: float, count: int):
     eps = [s * ratio for ratio in RATIOS]
     found = certify_median(flow.log_prob, x, s, eps, generator=seeded(1), **how)
     noise = s * torch.randn(DRAWS, *x.shape[1:], generator=seeded(2))
-    target = Averaged(flow, noise)
+    target = averaged(flow, noise)
     moved = lower_likelihood(target, x, L2Ball(eps[-1]), num_steps=STEPS, box=None).x
     attacked = certify_median(flow.log_prob, moved, s, 0.0, generator=seeded(3), **how)
     with torch.no_grad():

@@ -6,7 +6,8 @@
 Two robust Glows at one radius: one trained adversarially, which short attacks already defeat as far
 as it can be, and a hybrid, which hides. Every way gets the same images, ball, box, noise and number
 of gradients per image: the budgets at which the search of `evaluation.converged_table` has ended
-its rounds. What they found is scored by one function, in float64, under noise they have not seen.
+its rounds. What they found is scored by one function, in float64, under noise that no gradient has
+seen; by it the search, as in all tables, chooses among the ends of its ascents.
 The most that any way found on an image, at any budget, counts as all there is; the table tells
 after how many gradients and seconds 99% of that was found, on average. A library that is not
 installed gets a row that says so.
@@ -24,11 +25,11 @@ from pathlib import Path
 import attack_libraries
 import torch
 from converged import weights_of
-from long_attacks import images_of
+from long_attacks import auto_pgd, images_of
 from torch import Tensor, nn
 
 from flowrob import records, zoo
-from flowrob.attacks import attack_images, dequantization_noise, score_images
+from flowrob.attacks import dequantization_noise, score_images
 from flowrob.evaluation import Budget, converged_table, pipe_table
 from flowrob.flows import Flow
 from flowrob.units import bits_per_dim
@@ -93,17 +94,15 @@ def library(attack: Callable) -> Callable[..., tuple[Meter, Tensor]]:
     return run
 
 
-def auto_pgd(flow: Flow, images: Tensor, eps: int, steps: int, seed: int) -> tuple[Meter, Tensor]:
+def alone(flow: Flow, images: Tensor, eps: int, steps: int, seed: int) -> tuple[Meter, Tensor]:
     """flowrob's Auto-PGD alone, from a random start."""
     meter = Meter(flow)
-    how = {"schedule": "auto", "start": "random", "num_steps": steps}
-    generator = torch.Generator().manual_seed(seed)
-    return meter, attack_images(meter.log_prob, images, eps, generator=generator, **how).x
+    return meter, auto_pgd(meter.log_prob, images, eps, steps, seed)
 
 
 #: name -> (the package it needs, attack)
 WAYS: dict[str, tuple[str, Callable[..., tuple[Meter, Tensor]]]] = {
-    "flowrob, Auto-PGD alone": ("flowrob", auto_pgd),
+    "flowrob, Auto-PGD alone": ("flowrob", alone),
     "foolbox, `LinfPGD` with `get_loss_fn`": (
         "foolbox",
         library(attack_libraries.foolbox_loss_hook),

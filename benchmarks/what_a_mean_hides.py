@@ -21,10 +21,11 @@ from pathlib import Path
 
 import torch
 from converged import weights_of
+from long_attacks import auto_pgd
 from torch import Tensor
 
 from flowrob import data, records, zoo
-from flowrob.attacks import Objective, attack_images, dequantization_noise, score_images
+from flowrob.attacks import Objective, dequantization_noise, score_images
 from flowrob.evaluation import bits_per_dim, pipe_table
 from flowrob.evaluation.bits import integer_noise
 
@@ -39,13 +40,6 @@ MODELS = {
 EPS = (0, 1, 2, 4, 8)
 
 
-def attacked(log_prob: Objective, images: Tensor, eps: int, num_steps: int, seed: int) -> Tensor:
-    """Grey levels after the attack."""
-    generator = torch.Generator().manual_seed(seed)
-    options = {"schedule": "auto", "start": "random", "num_steps": num_steps}
-    return attack_images(log_prob, images, eps, generator=generator, **options).x
-
-
 def measure(log_prob: Objective, images: Tensor, eps: int, num_steps: int, options) -> dict:
     """One row: bits/dim of every image, noisy and attacked; at the largest eps the doubling too."""
     draws = torch.Generator().manual_seed(options.seed + 1)
@@ -58,11 +52,11 @@ def measure(log_prob: Objective, images: Tensor, eps: int, num_steps: int, optio
 
     if not eps:
         return {"bits": kept(score(images))}
-    found = score(attacked(log_prob, images, eps, num_steps, options.seed))
+    found = score(auto_pgd(log_prob, images, eps, num_steps, options.seed))
     row = {"bits": kept(found), "noise": kept(score(integer_noise(images, eps, draws)))}
     if eps == max(EPS):
         few = images[: options.doubled]
-        twice = score(attacked(log_prob, few, eps, 2 * num_steps, options.seed))
+        twice = score(auto_pgd(log_prob, few, eps, 2 * num_steps, options.seed))
         row["twice the steps"] = kept(twice)
     return row
 

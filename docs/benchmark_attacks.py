@@ -89,7 +89,8 @@ def _longer(
 PRICE = """
 A search that knows when it has converged spends gradients to know it. What does it cost beside an
 attack of one fixed length, and what does each find? All ways get the same images, ball, box, noise
-and number of gradients per image, and are scored by one function under other noise.
+and number of gradients per image, and are scored by one function, under noise that no gradient has
+seen; by it the search chooses among the ends of its ascents, as it does in the tables.
 """
 
 

@@ -438,7 +438,7 @@ verdicts([
      "at one grey level already 5 times what noise costs, or more", "agrees, on photographs"),
     ("\"much higher compared to the uniform noise baseline\"", "5", "at every eps", "agrees"),
     ("clean Glow: 3.4 to $2.0 \\times 10^6$ at eps 8", "Table 1",
-     f"published form {record('glow-cifar10-published-clean')} on CIFAR-10, "
+     f"20 steps: published form {record('glow-cifar10-published-clean')} on CIFAR-10, "
      f"{record('glow-photos-published-clean')} on photographs; bounded "
      f"{record('glow-cifar10-clean')} and {record('glow-photos-clean')}",
      "agrees, for the published form"),

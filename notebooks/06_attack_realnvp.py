@@ -77,8 +77,8 @@ plots.show(figure, "A crop three times, hardly different: as it is, changed for 
 # $$y = b \odot x + (1 - b) \odot \bigl(x \odot e^{s(b \odot x)} + t(b \odot x)\bigr), \qquad |s| \le 2 .$$
 #
 # Which half? Glow learns that, by 1x1 convolutions. RealNVP's **masks** $b$ are fixed: three checkerboards
-# of pixels, then a squeeze, then three halves of the channels, at each level. So a pixel is predicted from
-# its four neighbours. In front stands a **logit**, which stretches $[0, 1]$ to the line: $z = \ln\frac{y}{1-y}$
+# of pixels, then a squeeze, then three halves of the channels, at each level. So half of the pixels are
+# predicted from those around them. In front stands a **logit**, which stretches $[0, 1]$ to the line: $z = \ln\frac{y}{1-y}$
 # with $y = 0.05 + 0.9\,x$. The bound on $s$ is ours: a coupling stretches at most $e^2$ times.
 
 # %% tags=["predict"]
@@ -225,11 +225,11 @@ axes[1].plot(sweep["RealNVP"][2], sweep["Glow"][2], **many)
 axes[0].set(yscale="log", xlabel="RealNVP, clean (bits/dim)", ylabel="RealNVP, attacked at eps 8")
 axes[1].set(xscale="log", yscale="log", xlabel="RealNVP, attacked", ylabel="Glow, attacked")
 figure.legend(*axes[1].get_legend_handles_labels(), loc="outside upper left", ncols=4)
-plots.show(figure, "Left: attacked against clean NLL; the most probable crops lie highest, near a million, darker "
+plots.show(figure, "Left: attacked against clean NLL; the most probable crops lie highest, most above 10,000, darker "
            "ones near 10,000, the least probable near 30. Right: attacked Glow against attacked RealNVP, a loose cloud.")  # fmt: skip
 
 # %% [markdown]
-# **What we see.** Left: the crops that RealNVP finds *most* probable end highest, many powers of ten above the
+# **What we see.** Left: the crops that RealNVP finds *most* probable end highest, some powers of ten above the
 # least probable. The likeliest are pale, smooth sky (one is a dark wall), the least likely roof tiles and
 # leaves. A likely reason: where a photograph has grain of its own the model is broad, and grain added to it
 # is not far out; where it is smooth the model is sharp.

@@ -426,12 +426,13 @@ for label, (pictures, color, style) in lines.items():
 ax.set(yscale="log", xlabel="frequency |k| (waves across the crop)", ylabel="power")
 ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 plots.show(figure, "Power against frequency: photographs and samples fall alike, the adversarial model's samples "
-           "stay above at high frequencies; attacks are flat, the one on the adversarial model rises.")  # fmt: skip
+           "stay above at high frequencies; the attack on the adversarial model is nearly flat, the one on the clean Glow rises at the end.")  # fmt: skip
 
 # %% [markdown]
 # **What we see.** Photographs fall steeply. So do samples; but those of the adversarial model carry more
-# of the finest grain than photographs do, where the attack on it (dotted) has its energy, too. It learned
-# the texture of its own attacks, and draws it.
+# of the finest grain than photographs do. The attack on it (dotted) is grain of all scales, nearly white; only
+# the one on the clean Glow is finest of all. That the model draws what its attacks taught it is likely, and
+# the next table agrees with it; a proof it is not.
 
 # %% tags=["nbval-ignore-output"]
 judged = {"photographs": x, **{f"samples, {name}": drawn[name, 1.0] for name in STYLES}}
@@ -647,7 +648,8 @@ check("with signs tossed it costs {} bits/dim, as found {}", rise("clean", shuff
 # * Under attack a mean may be the word of a few images. Print the median, and look at the distribution.
 # * What does not hurt a model it does not see. But small and alike shifts are seen, too: robust is not blind.
 # * Theorem 3.1's step on deep flows is twice noise, not the explosion; as a warm start it saves one gradient.
-# * An adversarial model draws the texture of its attacks, and nobody finds that likely, itself included.
+# * An adversarial model draws grain, which its attacked training images had, and nobody finds that likely, itself
+#   included.
 #
 # ## Further reading
 #

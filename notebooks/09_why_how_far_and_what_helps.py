@@ -538,7 +538,7 @@ verdicts([
      "agrees; why is our question"),
     ("\"out-of-distribution samples can be detected using likelihood scores\"", "1",
      f"ramps: AUROC {chance:.1f} unattacked; the best repair {auroc['complexity'][3]:.1f} "
-     "with both attacked, 10 steps", "disagrees, for ramps"),
+     "with both attacked, 10 steps", "cannot say: meant of medical images; of ramps, no"),
     ("\"RealNVP is also susceptible ... similar to GLOW models\"", "5",
      "in size; most of the change is private to each", "agrees in size"),
     ("\"best of both worlds\"", "5", f"at eps 8, up to 100 steps: fresh hybrid >= {at['hybrid (1:1, fresh)', 8]:.1f}, "

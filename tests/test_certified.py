@@ -35,7 +35,7 @@ def test_the_attack_climbs_the_mean_over_its_draws():
     flow.initialize(x)
     with torch.no_grad():
         each = torch.stack([flow.log_prob(x + move) for move in noise])
-        assert torch.allclose(certified.Averaged(flow, noise)(x), each.mean(0), rtol=1e-4)
+        assert torch.allclose(certified.averaged(flow, noise)(x), each.mean(0), rtol=1e-4)
 
 
 def test_the_script_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):

@@ -215,7 +215,7 @@ def test_the_price_of_convergence_is_counted_alike_for_all(tmp_path, monkeypatch
     monkeypatch.setattr(sys, "argv", ["price.py", *arguments.split(), str(path)])
     monkeypatch.setattr(script.torch, "set_num_threads", lambda number: None)
     monkeypatch.setattr(script, "MODELS", ("glow-photos-hybrid",))
-    missing = {"nothing so called, an attack": ("flowrob-nothing", script.auto_pgd)}
+    missing = {"nothing so called, an attack": ("flowrob-nothing", script.alone)}
     ways = {"flowrob, Auto-PGD alone": script.WAYS["flowrob, Auto-PGD alone"]}
     monkeypatch.setattr(script, "WAYS", ways | missing)
     script.main()
