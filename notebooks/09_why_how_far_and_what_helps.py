@@ -24,7 +24,6 @@ from scipy.stats import ncx2, norm
 
 from flowrob import attacks, data, evaluation, plots, units, zoo
 from flowrob.attacks import L2Ball, LinfBall, lower_likelihood, raise_likelihood
-from flowrob.attacks.objectives import Negative
 from flowrob.evaluation import anatomy, certify_median, top_singular_values
 from flowrob.lessons import calibration, check, grade, outcome, predict, verdicts
 from flowrob.linear import GaussianFlow, worst_case
@@ -165,12 +164,12 @@ def scores(x):
 
 
 # %% tags=["predict"]
-def fool(x, inside):  # adaptive: one attacked batch per score
-    nll = (lower_likelihood if inside else raise_likelihood)(glow.log_prob, x, ball, num_steps=10).x
-    own = attacks.pgd(typical if inside else Negative(typical), x, ball, step_size=3 / 256, **how).x
+def fool(x, sign):  # adaptive, one attacked batch per score; sign 1: out, -1: in
+    move = lower_likelihood if sign > 0 else raise_likelihood
+    nll = move(glow.log_prob, x, ball, num_steps=10).x
+    own = attacks.pgd(lambda y: sign * typical(y), x, ball, step_size=3 / 256, **how).x
     tried = [x, nll, own, *(attacks.uniform_noise(x, r / 256, seed(5)) for r in (1, 2))]
-    rated = torch.stack([scores(t)["complexity"] for t in tried])
-    best = rated.argmax(0) if inside else rated.argmin(0)
+    best = torch.stack([sign * scores(t)["complexity"] for t in tried]).argmax(0)
     kept = torch.stack(tried)[best, range(len(x))]
     return {"likelihood": nll, "typicality": own, "complexity": kept}
 
@@ -180,7 +179,7 @@ predict("detector", "Ramps against photographs, both attacked by 2 grey levels: 
 
 # %%
 inside, outside = (clean[k] for k in ("photographs", "ramps"))
-pushed = {"in": fool(inside, True), "out": fool(outside, False)}
+pushed = {"in": fool(inside, 1), "out": fool(outside, -1)}
 auroc = {}
 for name in ("likelihood", "typicality", "complexity"):
     ins = scores(inside)[name], scores(pushed["in"][name])[name]

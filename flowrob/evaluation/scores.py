@@ -58,7 +58,7 @@ def typicality(log_prob: Objective, mean: float) -> Typicality:
 
     Returns:
         A callable that attacks can take, up (``pgd(score, ...)``) or down
-        (``pgd(Negative(score), ...)``).
+        (``pgd(lambda x: -score(x), ...)``).
 
     Raises:
         TypeError: log_prob cannot be called, or mean is no number.
