@@ -92,7 +92,7 @@ def runs(options: argparse.Namespace):
     """All combinations, the cheap ones first."""
     scales = ("bounded", "free")
     for steps, seed, name in itertools.product(options.steps, options.seeds, options.sets):
-        for optimizer, coupling, prior in itertools.product(RATES, scales, scales):
+        for optimizer, coupling, prior in itertools.product(options.optimizers, scales, scales):
             yield {
                 "set": name,
                 "coupling": coupling,
@@ -109,6 +109,7 @@ def main() -> None:
     parser.add_argument("--data", nargs="*", default=[], metavar="SET=PATH")
     parser.add_argument("--size", type=int, default=16, help="32: the shipped Glow's size")
     parser.add_argument("--steps", type=int, nargs="+", default=[500, 1500, 4500])
+    parser.add_argument("--optimizers", nargs="+", default=list(RATES), choices=RATES)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--limit", type=int, default=64, help="held-out images")
     parser.add_argument("--json", type=Path, help="write the record there, and go on from it")
