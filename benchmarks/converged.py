@@ -3,12 +3,12 @@
     python benchmarks/converged.py --data cifar10=PATH.npz celeba=PATH.npz \\
         --json results/converged.json
 
-Every robust model that ships, alone, at one radius: seven ascents a round (from the image, uniform
-noise, corners, a chequerboard and the best so far; long steps, short ones, Auto-PGD), of 10, 20,
-40, ... steps, until two rounds in a row find nothing, or the budget ends (`evaluation.Budget`). The
-record keeps bits/dim per image, and the curve: what was found against gradient evaluations. With
---json the same command goes on with what is missing, and repeats what was measured on other
-weights.
+Every robust model that ships, alone, at one radius: ascents from the image, uniform noise, corners,
+a chequerboard and the best so far, with long steps, short ones and Auto-PGD, four times as long
+with each round that finds something, until two rounds in a row find nothing, the last with all of
+them, or the budget ends (`evaluation.Budget`). The record keeps bits/dim per image, and the curve:
+what was found against gradient evaluations. With --json the same command goes on with what is
+missing, and repeats what was measured on other weights.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def main() -> None:
     add_images(parser)
     parser.add_argument("--eps", type=int, default=8)
     parser.add_argument("--limit", type=int, default=8, help="images of each set")
-    parser.add_argument("--max-steps", type=int, default=320, help="of the longest ascent")
+    parser.add_argument("--max-steps", type=int, default=640, help="of the longest ascent")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="write the record there, and go on from it")
     options = parser.parse_args()
