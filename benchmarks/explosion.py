@@ -117,7 +117,7 @@ def main() -> None:
     torch.set_num_threads(1)
     started, paths = time.monotonic(), dict(pair.split("=", 1) for pair in options.data)
     settings = {"size": options.size, "limit": options.limit, "rates": RATES, "eps": list(EPS)}
-    content: dict = {"settings": settings, "rows": [], "duration_s": 0.0}
+    content: dict = {"settings": settings, "rows": [], "commands": [], "duration_s": 0.0}
     if options.json and options.json.exists():
         content = json.loads(options.json.read_text(encoding="utf-8"))
         if content["settings"] != settings:
@@ -142,6 +142,7 @@ def main() -> None:
         content["rows"].append(row)
         command = records.command_line("python benchmarks/explosion.py", sys.argv[1:])
         content |= records.circumstances(started, command)
+        content["commands"] = list(dict.fromkeys([*content["commands"], command]))
         content["duration_s"] = round(before + content["duration_s"], 1)
         records.write_json(options.json, content)
         last = row.get("mean", [row.get("diverged")])

@@ -53,6 +53,7 @@ def test_the_script_measures_all_forms_and_goes_on_where_it_stopped(
     script.main()
     again = json.loads(record.read_text())
     assert again["rows"][:4] == run["rows"] and len(again["rows"]) == 8
+    assert len(again["commands"]) == 2 and again["commands"][:1] == run["commands"]
     assert len(capsys.readouterr().out.splitlines()) == 4  # those that were missing
     monkeypatch.setattr(sys, "argv", [*arguments, "--limit", "1"])
     with pytest.raises(SystemExit, match="2"):

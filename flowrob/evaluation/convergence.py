@@ -3,9 +3,9 @@
     a round that gains      in the next one Auto-PGD from a fresh start is four times as long, and
                             the kind that found most beside it is tried again, as long as before
     a round that does not   the next one tries every kind, none shorter than the longest so far
-    the end                 twice in a row the mean gains less than 0.01 bits/dim and no image more
-                            than 0.05, the last time with every kind of ascent, each of at least 80
-                            steps and none shorter than the longest so far
+    the end                 twice in a row the mean gains less than 0.01 bits/dim per doubling and
+                            no image more than 0.05, the last time with every kind of ascent, each
+                            of at least 80 steps and none shorter than the longest so far
 
 A number under attack is a lower bound: it says what was found, not what there is. A model that
 hides looks robust after a hundred steps and is not after a thousand, so most of the gradients go
@@ -44,8 +44,9 @@ class Budget:
         max_steps: of the longest ascent.
         least_steps: of the ascents of a search's last round. Shorter rounds find things, but that
             they find nothing is no sign; with ``max_steps`` below, every row is a lower bound.
-        mean_gain: bits/dim that the mean must gain in a round, or it is quiet.
-        image_gain: bits/dim that some image must gain, or the round is quiet.
+        mean_gain: bits/dim that the mean must gain in a round, or it is quiet; twice as much where
+            the ascents are four times as long as before, for that is two doublings.
+        image_gain: bits/dim that some image must gain, or the round is quiet; likewise.
         patience: so many quiet rounds in a row mean that the attack has converged.
         enough: bits/dim; an image beyond that is found out, and attacked no further, so that its
             row is a lower bound. Far above the 8 bits/dim of knowing nothing: what a density makes
@@ -196,7 +197,7 @@ def converge(
     gains = torch.full((budget.patience, len(search.bits)), math.inf)
     ceiling = torch.full((len(search.bits),), math.inf) if ceiling is None else ceiling.cpu()
     search.settled |= ceiling - search.bits.cpu() < budget.mean_gain
-    steps, quiet, kinds = budget.first_steps, 0, None
+    steps, quiet, kinds, doublings = budget.first_steps, 0, None, 1.0
     while True:
         found_out = search.bits.cpu() > budget.enough
         active = (~(search.settled | found_out)).nonzero().flatten()
@@ -207,7 +208,7 @@ def converge(
         warnings |= dict.fromkeys(said)
         gain = (search.bits - before).nan_to_num(0.0, posinf=math.inf, neginf=0.0).cpu()
         gains = torch.cat((gains[1:], gain[None]))
-        quiet = quiet + 1 if budget.calm(gain) else 0
+        quiet = quiet + 1 if budget.calm(gain / doublings) else 0
         if kinds is None and steps >= max(budget.least_steps, search.longest):
             search.settled |= (gains < budget.mean_gain).all(0)  # else its silence proves nothing
             search.settled[:] |= quiet >= budget.patience
@@ -217,6 +218,7 @@ def converge(
             break
         previous, steps = steps, budget.after(steps, quiet == 0, search.longest)
         kinds = None if quiet else {FRESH: steps, best: previous}
+        doublings = 1.0 if quiet else max(1.0, math.log2(steps / previous))
     given_up = search.bits.cpu() > budget.enough  # found out, and attacked no further
     search.converged = bool((search.settled & ~given_up).all())
     return list(warnings)

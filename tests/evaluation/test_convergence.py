@@ -160,18 +160,26 @@ def test_as_long_as_length_helps_most_gradients_go_into_one_ascent(images, monke
     """A model that gives way a little with every doubling: n steps find log2(n)."""
 
     def found(log_prob, images, eps, **options):
-        few = math.log2(options["num_steps"]) / 4
-        return attack_images(log_prob, images, 1, **options | {"num_steps": 1, "step_size": few})
+        few = 2.0 + math.log2(options["num_steps"]) / 4
+        plain = {"num_steps": 1, "step_size": few, "schedule": "constant", "start": "x"}
+        return attack_images(log_prob, images, 8, **options | plain)
+
+    def search(gain):
+        budget = Budget(4, 256, mean_gain=gain, image_gain=2 * gain)
+        return converged_table(smooth, grey, (8,), generator=seeded(), budget=budget)
 
     monkeypatch.setattr(convergence, "attack_images", found)
     grey = torch.full((2, 3, 8, 8), 128, dtype=torch.uint8)
-    budget = Budget(4, 256, mean_gain=1e-6, image_gain=1e-6)
-    table = converged_table(smooth, grey, (8,), generator=seeded(), budget=budget)
+    table = search(1e-6)
     curve = table.settings["curves"]["model, 8"]
     assert [point["steps"] for point in curve] == [4, 16, 64, 256]
     assert [point["ascents"] for point in curve] == [7, 2, 2, 2]
     assert table.rows[0]["evaluations"] == 7 * 4 + (16 + 4) + (64 + 16) + (256 + 64)
     assert table.rows[0]["status"] == ">="
+    twice = curve[1]["mean"] - curve[0]["mean"]  # four times the steps are two doublings
+    for share, ascents in ((0.4, 2), (0.7, 7)):
+        curve = search(share * twice).settings["curves"]["model, 8"]
+        assert curve[2]["ascents"] == ascents
 
 
 def test_short_ascents_that_find_nothing_are_no_sign(patient, images):
