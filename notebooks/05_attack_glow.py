@@ -17,7 +17,7 @@
 # %%
 import json
 from pathlib import Path
-from statistics import median
+from statistics import geometric_mean
 
 import matplotlib.pyplot as plt
 import torch
@@ -390,10 +390,10 @@ colors, styles = (plots.DATA, plots.RAISE, plots.HYBRID, plots.ATTACK), ("o-", "
 for ax, optimizer in zip(axes, ("adam", "adamax", "muon"), strict=True):
     for form, color, style in zip(names, colors, styles, strict=True):
         of = [r for r in rows if (r["optimizer"], r["coupling"], r["prior"]) == (optimizer, *form)]
-        ax.plot([r["steps"] for r in of], [r["mean"][-1] for r in of], style[0], color=color, ms=4)
+        ax.plot([r["steps"] for r in of], [r["mean"][-1] for r in of], style[0], color=color, ms=3)
         steps = sorted({r["steps"] for r in of})
-        means = {n: median(r["mean"][-1] for r in of if r["steps"] == n) for n in steps}
-        ax.plot(means.keys(), means.values(), style[1:], color=color, label=names[form])
+        means = [geometric_mean(r["mean"][-1] for r in of if r["steps"] == n) for n in steps]
+        ax.plot(steps, means, style, color=color, label=names[form])
     ax.set(title=optimizer, xlabel="training steps", yscale="log")
 axes[0].set_ylabel("mean bits/dim at eps 8")
 figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=4)
@@ -401,7 +401,7 @@ alt = "Three panels, one per optimizer: mean bits/dim at eps 8 against training 
 plots.show(figure, alt)
 
 # %% [markdown]
-# Each mark is one training run on photographs; lines join the medians. They fall into two bundles, and what
+# Each mark is one training run on photographs; lines join geometric means. They fall into two bundles, and what
 # tells them apart is the prior (the next cell compares runs that differ in nothing else, on CIFAR-10 as
 # well). So the explosion is not a law of flows: in this grid (one small Glow, up to three seeds and 4,500
 # steps) it is one exponential, $e^h$, where an attack that *adds* to $h$ *multiplies* the latent. Its bound
