@@ -1,6 +1,7 @@
 """Attacks that know when they have converged, and find a model out that hides."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -180,6 +181,25 @@ def test_as_long_as_length_helps_most_gradients_go_into_one_ascent(images, monke
     for share, ascents in ((0.4, 2), (0.7, 7)):
         curve = search(share * twice).settings["curves"]["model, 8"]
         assert curve[2]["ascents"] == ascents
+
+
+def test_no_image_settles_before_every_kind_of_ascent_has_tried(monkeypatch):
+    """The dark one gives way to all, the grey one to long ascents from corners alone."""
+
+    def found(log_prob, images, eps, **options):
+        moved = attack_images(log_prob, images, eps, **options)
+        elsewhere = isinstance(options.get("start"), torch.Tensor) and options["num_steps"] >= 32
+        gives_way = (images.float().mean((1, 2, 3), keepdim=True) < 100) | elsewhere
+        return replace(moved, x=torch.where(gives_way, moved.x, images.to(moved.x)))
+
+    monkeypatch.setattr(convergence, "attack_images", found)
+    levels = torch.tensor([60, 128], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 3, 8, 8)
+    budget = Budget(16, 64, least_steps=16)
+    table = converged_table(smooth, levels, (0, 8), generator=seeded(), budget=budget)
+    curve = table.settings["curves"]["model, 8"]
+    assert [(p["ascents"], p["steps"]) for p in curve][:3] == [(7, 16), (2, 64), (7, 64)]
+    clean, attacked = table.by_eps()
+    assert bool((attacked > clean + 0.02).all())
 
 
 def test_short_ascents_that_find_nothing_are_no_sign(patient, images):
