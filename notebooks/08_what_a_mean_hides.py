@@ -78,7 +78,7 @@ plots.show(figure, "Five ridge plots, one per model: hills of bits/dim at eps 0 
 #
 # > "further attack evaluations showing the distribution of obtained likelihoods" (section 5)
 #
-# The forty crops come from the test photographs (some overlap). Each was attacked by Auto-PGD in the
+# The forty crops come from the test photographs (some overlap). Each was attacked by [Auto-PGD](../docs/glossary.md#auto-pgd) in the
 # $\ell_\infty$ ball from a random start: the clean Glow (as published, no scale bounded) and RealNVP for
 # 50 steps, the adversarial model for 25, the hybrid for 80, the ladder for 20. All are lower bounds;
 # twice the steps, on eight of the crops, say how near.
@@ -583,7 +583,7 @@ verdicts([
 #
 # Leave the worst of the forty crops out: by what share does the clean Glow's mean at eps 8 fall?
 #
-# <details><summary>Hint 1</summary>`found["clean", 8]` holds the forty; `np.sort` puts the worst last.</details>
+# <details><summary>Hint 1</summary><code>found["clean", 8]</code> holds the forty; <code>np.sort</code> puts the worst last.</details>
 # <details><summary>Hint 2</summary>Two means and their ratio: one of forty, one of thirty-nine.</details>
 
 # %%
@@ -603,8 +603,8 @@ for name in STYLES:
 # Choose $t$ for the adversarial model such that a tenth of the clean crops set it off. What share of the
 # crops attacked at eps 1 passes?
 #
-# <details><summary>Hint 1</summary>A tenth lies above the 0.9 quantile of `found["adversarial", 0]`.</details>
-# <details><summary>Hint 2</summary>`np.quantile`, then the mean of `found["adversarial", 1] < threshold`.</details>
+# <details><summary>Hint 1</summary>A tenth lies above the 0.9 quantile of <code>found["adversarial", 0]</code>.</details>
+# <details><summary>Hint 2</summary><code>np.quantile</code>, then the mean of <code>found["adversarial", 1] &lt; threshold</code>.</details>
 
 # %%
 passes = None  # your answer, between 0 and 1
@@ -625,9 +625,9 @@ for name in STYLES:
 # The clean Glow's own attack puts much of its energy into bands of little variance. Is that all there is to it? Keep each
 # coefficient's size, $|u_i^\top\delta|$, and toss a coin for its sign. How many bits/dim, in the median, does that cost?
 #
-# <details><summary>Hint 1</summary>Into the eigenvectors' axes and back: `delta.flatten(1).double().cpu() @
-# gaussian.eigenvectors`, times signs, `@ gaussian.eigenvectors.T`.</details>
-# <details><summary>Hint 2</summary>`rise("clean", scaled(...)).median()`.</details>
+# <details><summary>Hint 1</summary>Into the eigenvectors' axes and back: <code>delta.flatten(1).double().cpu() @
+# gaussian.eigenvectors</code>, times signs, <code>@ gaussian.eigenvectors.T</code>.</details>
+# <details><summary>Hint 2</summary><code>rise("clean", scaled(...)).median()</code>.</details>
 
 # %% tags=["nbval-ignore-output"]
 tossed = None  # your answer (bits/dim)

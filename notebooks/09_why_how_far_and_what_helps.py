@@ -70,9 +70,9 @@ plots.show(figure, "Photographs, colour ramps and noise, and their bits/dim: ram
 #
 # > "GLOW and RealNVP are extremely sensitive to both types of attacks" (abstract)
 #
-# An attack adds a small difference. Layer after layer may stretch it. A layer's **gain** is how much longer
+# An attack adds a small difference. Layer after layer may stretch it. A layer's [gain](../docs/glossary.md#gain) is how much longer
 # the difference is behind it than before. What a layer *could* do to a tiny difference is the
-# largest *singular value* of its Jacobian $J$, the matrix of its partial derivatives:
+# largest [singular value](../docs/glossary.md#singular-value-largest) of its Jacobian $J$, the matrix of its partial derivatives:
 #
 # $$\text{gain} = \frac{|h'_\text{out} - h_\text{out}|}{|h'_\text{in} - h_\text{in}|}, \qquad
 # \sigma_{\max} = \max_v \frac{|J v|}{|v|}.$$
@@ -138,8 +138,8 @@ check("of the bounded Glow's layers {}, of {}, stay within their singular value"
 # > "GLOW models assign *lower* likelihoods to in-distribution data than out-of-distribution" (2.3, on
 # > Nalisnick et al.)
 #
-# Two repairs are known. **Typicality**: in many dimensions data do not lie where the density is greatest
-# but where its logarithm is near its mean; too probable is suspicious, too. **Complexity**: smooth images
+# Two repairs are known. [Typicality](../docs/glossary.md#typicality): in many dimensions data do not lie where the density is greatest
+# but where its logarithm is near its mean; too probable is suspicious, too. [Complexity](../docs/glossary.md#complexity-corrected-score): smooth images
 # are cheap for any coder, so subtract what a codec, PNG, needs for them. In words: distance from the usual bits, and
 # bits beyond the codec's,
 #
@@ -267,8 +267,8 @@ plots.show(figure, "A table of seven rows and six columns: the diagonal is large
 #
 # > "adversarial training can provably defend against norm-bounded adversarial attacks" (1)
 #
-# Proved for a Gaussian. For a deep flow every attack is a lower bound; is there an upper one? **Median
-# smoothing** gives one, for another score: the median of the NLL under Gaussian noise of standard deviation $\sigma$. In words:
+# Proved for a Gaussian. For a deep flow every attack is a lower bound; is there an upper one? [Median
+# smoothing](../docs/glossary.md#median-smoothing) gives one, for another score: the median of the NLL under Gaussian noise of standard deviation $\sigma$. In words:
 # moving the image moves the cloud of noisy images, clouds overlap, and so quantiles cannot jump. With $q_p$ the $p$-quantile
 # of $\mathrm{NLL}(x + \text{noise})$ and $\Phi$ the normal distribution function,
 #
@@ -288,7 +288,7 @@ plots.show(figure, "A table of seven rows and six columns: the diagonal is large
 # 4. At $x+\delta$ its probability is $\Phi\bigl((\varepsilon - |\delta|)/\sigma\bigr) \ge \Phi(0) =
 #    \tfrac12$. So $P(x+\delta+\text{noise} \in A) \ge \tfrac12$: at least half of the noisy scores at
 #    $x+\delta$ are at most $q$, hence so is their median. The lower bound is the same for $-\mathrm{NLL}$.
-# 5. *Finite samples.* $q_p$ is not known. Of $n$ draws take the $k$-th smallest, $X_{(k)}$. It lies below
+# 5. *Finite samples.* $q_p$ is not known. Of $n$ draws take the $k$-th smallest, the [order statistic](../docs/glossary.md#order-statistic) $X_{(k)}$. It lies below
 #    $q_p$ only if at least $k$ draws do, each with probability at most $p$:
 #    $P(X_{(k)} < q_p) \le P(\mathrm{Bin}(n,p) \ge k)$. Take the least $k$ that makes this at most
 #    $1-\text{confidence}$. If even $k=n$ does not, $p^n > 1-\text{confidence}$: draw more.
@@ -629,8 +629,8 @@ plots.show(figure, "Three rows of marks for models A, B and C, all between about
 #
 # <details><summary>Hint 1</summary>Twenty steps rank them; what would rank them otherwise? Give each the
 # same, longer attack.</details>
-# <details><summary>Hint 2</summary>`attacks.attack_images(secret["A"].log_prob, crops[:4], 8, num_steps=80,
-# schedule="auto", start="random", generator=seed(5))` holds minus the log-likelihoods in `.value`. Look at the change, not at
+# <details><summary>Hint 2</summary><code>attacks.attack_images(secret["A"].log_prob, crops[:4], 8, num_steps=80,
+# schedule="auto", start="random", generator=seed(5))</code> holds minus the log-likelihoods in <code>.value</code>. Look at the change, not at
 # the level.</details>
 
 # %%
