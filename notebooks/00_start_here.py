@@ -128,7 +128,7 @@ check("the clean model needs {} bits per value, in the mean", nll(x).mean(), at_
 # > "We find that GLOW and RealNVP are extremely sensitive to both types of attacks." (abstract)
 #
 # The first type lowers the likelihood of a photograph; the second, which raises that of noise, waits
-# for notebook 05. An attack is *projected gradient ascent*, called [PGD](../docs/glossary.md#pgd): move every value a little in the direction
+# for notebook 05, and RealNVP, another flow, for 06. An attack is *projected gradient ascent*, called [PGD](../docs/glossary.md#pgd): move every value a little in the direction
 # that raises the NLL, step back into the [ball](../docs/glossary.md#ball) of allowed changes whenever a value has moved too far, repeat. Here it is an [l_inf ball](../docs/glossary.md#l_inf-ball): every value on its own may move by eps.
 
 # %% tags=["predict"]

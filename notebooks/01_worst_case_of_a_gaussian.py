@@ -430,7 +430,7 @@ plots.show(fig, alt)
 #
 # > "essentially a recursive application of FGSM for $m$ steps" (2.2)
 #
-# FGSM is one step along the gradient (there: its sign). So: a step, back into the ball, again; against
+# [FGSM](../docs/glossary.md#fgsm) is one step along the gradient (there: its sign). So: a step, back into the ball, again; against
 # likelihood it *climbs* $-L$, in spite of its name. It knows nothing of eigenvectors, and we hold the exact answer. It can start at $\delta = 0$ or at
 # a [random point](../docs/glossary.md#random-start) of the ball.
 
@@ -478,7 +478,7 @@ plots.show(fig, alt)
 # ## 7. Photographs, and a glimpse of deep attacks
 #
 # All this holds in any dimension. Fit a Gaussian to 16 x 16 colour photographs, 768 numbers each, and
-# attack crops it was not fitted to (*held out*). The paper warns that the balls differ:
+# attack crops it was not fitted to ([held out](../docs/glossary.md#held-out)). The paper warns that the balls differ:
 #
 # > "while we use $\ell_2$ norm here, $\ell_\infty$ perturbation norm bounds are used to construct attacks
 # > for non-linear flow-models" (3.1)

@@ -244,7 +244,7 @@ plots.show(fig, alt)
 #
 # How many rounds until [no attack](../docs/glossary.md#guarantee) takes more than $\Delta$ nats from a fresh sample, except with probability
 # $\gamma$? A wide model suffices: if $r$ is a distance that a sample exceeds with probability at most
-# $\gamma$ only (a *quantile* of $\chi_n$), then it is enough that
+# $\gamma$ only (a [quantile](../docs/glossary.md#quantile) of $\chi_n$), then it is enough that
 #
 # $$v_m \;\ge\; \frac{2e\,r + e^2}{2\Delta}, \qquad P(\chi_n > r) \le \gamma .$$
 #

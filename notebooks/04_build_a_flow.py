@@ -394,7 +394,7 @@ check("its worst step costs {} times the Gaussian's", ratio, at_least=3, digits=
 # > "The special structure used in each $f_i$'s allows an efficient computation of the determinant." (2.1)
 #
 # **The failure.** A coupling splits channels into halves, and a colour pixel has three. A 1x1 convolution
-# mixes the channels of *one* pixel and cannot see the next. Dinh et al. have two answers. A **mask**:
+# mixes the channels of *one* pixel and cannot see the next. Dinh et al. have two answers. A [mask](../docs/glossary.md#mask):
 # colour the pixels like a chequerboard, and let the white ones move the black ones; then the other way
 # round. RealNVP (notebook 06) does this. And a [squeeze](../docs/glossary.md#squeeze): every block of 2 x 2 pixels becomes one pixel
 # with four times the channels. Values only move, so the log-determinant is 0. Glow does only this.

@@ -9,7 +9,7 @@
 # | **Minutes on 2 cores** | 25 to read, 1 to run |
 # | **Paper sections** | 2.2, 4 and 5: Figures 1, 4 and 5, the clean row of Table 1 |
 #
-# The paper trains Glow on CIFAR-10 (small photographs of ten kinds of things) and on LSUN Bedroom (of bedrooms); its main text gives no sizes (the published
+# The paper trains Glow on [CIFAR-10 and LSUN Bedroom](../docs/glossary.md#data-sets) (small photographs of ten kinds of things, and of bedrooms); its main text gives no sizes (the published
 # Glow has $K=32$ steps in each of $L=3$ levels for CIFAR-10). Ours has $K=8$ and narrow networks, and
 # saw crops of five photographs; it is attacked on crops of three others. The questions are
 # the same, the levels cannot be compared, and each verdict says on which data it was reached.
@@ -60,7 +60,7 @@ plots.show(figure, alt)
 # Left and middle look the same. To the model the middle one is less probable by the factor printed
 # above, after twenty steps of gradient ascent: the odds against it have thousands of digits.
 #
-# What a [record](../docs/glossary.md#record) says (a file in `results/` that a long run left) is told as such; all else is measured here. Two clean Glows of this size ship. This notebook attacks Glow *as published*. The second has a bound
+# What a [record](../docs/glossary.md#record) says (a file in `results/` that a long run left) is told as such; all else is measured here. Two clean Glows of this size ship. This notebook attacks Glow [as published](../docs/glossary.md#bounded-published). The second has a bound
 # on two of its scales, and nothing else tells them apart; beat 6 compares them. No number below is
 # "Glow's" as such.
 #
@@ -294,7 +294,7 @@ check("latents of level 1 carry a share of {} of the median rise", latent[0] / r
       at_least=0.8)  # fmt: skip
 
 # %% [markdown]
-# Left: the median change of each term, per level, on an axis that is logarithmic from 1 on. Right: how far the attacked image's *activations* (what
+# Left: the median change of each term, per level, on an axis that is logarithmic from 1 on. Right: how far the attacked image's [activations](../docs/glossary.md#activation) (what
 # a layer puts out) have drifted from the clean ones, relative to the change that went in; dotted: where a
 # level ends. Along level 1 the drift grows geometrically: each step amplifies what the last one handed it.
 # Then comes the peak, one layer wide: the [prior](../docs/glossary.md#prior), through which half of the channels leave as latents,

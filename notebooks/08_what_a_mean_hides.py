@@ -5,7 +5,7 @@
 # |---|---|
 # | **Do** | take a table of attacked likelihoods apart, image by image; carry the Gaussian's worst step over to deep flows; let models judge each other's samples; prove both theorems |
 # | **Learn** | what one mean can hide, what of a deep flow's weakness is mere second-order statistics, and why robust models draw grain |
-# | **Need** | [05](05_attack_glow.ipynb): attacks, bits/dim; [07](07_hybrid_training.ipynb): adversarial, hybrid, ladder; [01](01_worst_case_of_a_gaussian.ipynb): Theorem 3.1, for beat 4 |
+# | **Need** | [05](05_attack_glow.ipynb): attacks, bits/dim; [07](07_hybrid_training.ipynb): adversarial, hybrid, ladder; [01](01_worst_case_of_a_gaussian.ipynb): Theorem 3.1, for beat 4. Handy: [03](03_universal_perturbations.ipynb) for its chequerboard, [02](02_robustness_or_accuracy.ipynb) for beat 6, the proof of 3.2 |
 # | **Minutes on 2 cores** | 30 to read, 1 to run |
 # | **Paper sections** | 5, last paragraph (the supplement), and the proofs of Theorems 3.1 and 3.2 |
 #
@@ -225,7 +225,7 @@ for name in STYLES:
 #
 # Fit a Gaussian $\mathcal N(\mu, K)$ to training crops. Theorem 3.1 gives its worst step
 # $\delta^*(x)$ of length $r$. Now hand $x + \delta^*$ to networks that have nothing to do with it. Beside it, at
-# the same $\ell_2$ length, stand a random direction, a chequerboard drawn by hand, the Gaussian's universal
+# the same $\ell_2$ length, stand a random direction, a chequerboard drawn by hand, the Gaussian's [universal](../docs/glossary.md#universal-perturbation)
 # step $\pm r\,u_{\min}$ (3.3), another model's attack, and the model's own. The length is that of two grey
 # levels everywhere. Live, so few: 16 crops, and attacks of 20 steps of PGD in the $\ell_2$ ball, all lower
 # bounds. What leaves $[0, 1]$ is clipped.

@@ -5,7 +5,7 @@
 # |---|---|
 # | **Do** | follow an attack through the layers, fool three detectors, swap attacks between six densities, prove a bound, break a defence |
 # | **Learn** | where fragility comes from, what outlasts an adaptive attacker, how small a proved radius is |
-# | **Need** | [01](01_worst_case_of_a_gaussian.ipynb): Theorem 3.1, certificate; [02](02_robustness_or_accuracy.ipynb): mixture; [03](03_universal_perturbations.ipynb): Glow's thin directions. Handy: [04](04_build_a_flow.ipynb), [07](07_hybrid_training.ipynb). Words: [glossary](../docs/glossary.md) |
+# | **Need** | [01](01_worst_case_of_a_gaussian.ipynb): Theorem 3.1, certificate; [02](02_robustness_or_accuracy.ipynb): mixture; [03](03_universal_perturbations.ipynb): Glow's thin directions. Handy: [04](04_build_a_flow.ipynb); [05](05_attack_glow.ipynb): the prior, the two forms of Glow; [07](07_hybrid_training.ipynb): hybrid, ladder, models that hide. Words: [glossary](../docs/glossary.md) |
 # | **Minutes on 2 cores** | 30 to read, 2 to run |
 # | **Paper sections** | beyond the paper; its claims are from the abstract, 1, 2.3, 3 and 5 |
 #
@@ -78,7 +78,7 @@ plots.show(figure, "Photographs, colour ramps and noise, and their bits/dim: ram
 # \sigma_{\max} = \max_v \frac{|J v|}{|v|}.$$
 #
 # As long as a layer is nearly linear over the step, its gain stays below $\sigma_{\max}$. We compare the clean Glow whose scales
-# are **bounded** with the one built as **published**. (At the end of each level sits the *prior*: the last
+# are [bounded](../docs/glossary.md#bounded-published) with the one built as [published](../docs/glossary.md#bounded-published). (At the end of each level sits the *prior*: the last
 # coupling, which standardises the latents that leave.)
 
 # %% tags=["predict"]
@@ -223,7 +223,7 @@ check("with both attacked, 10 steps, {}", auroc["complexity"][3], at_most=0.4, d
 # > "RealNVP is also susceptible to adversarial attacks, similar to GLOW models" (5)
 #
 # Similar in size, or with a *common* weakness? Then the change made for one would hurt the other. Each row
-# below is an attack of 10 steps at eps 2 on one density, scored on all.
+# below is an attack of 10 steps at eps 2 on one density, scored on all. (*Hybrid, fresh* was trained by the paper's own recipe, with a new attack at every step.)
 
 # %% tags=["predict"]
 few = inside[:4]
@@ -416,7 +416,7 @@ plots.show(figure, "Left: the noise costs from 0.2 to 3 bits/dim as sigma grows 
 #
 # A **ladder** is the mean of five densities, each trained against attacks of its own radius: $q = \tfrac15\sum_k p_k$. It is at most
 # $\log_2 5/D$ bits/dim behind its best part, wherever an attack leads (proof: [07](07_hybrid_training.ipynb)). The part that
-# carries it is the *responsible* one: by Bayes, $p(k \mid x) = p_k(x) / \sum_j p_j(x)$. Walk straight from a
+# carries it is the [responsible](../docs/glossary.md#responsible) one: by Bayes, $p(k \mid x) = p_k(x) / \sum_j p_j(x)$. Walk straight from a
 # crop to where 20 steps at eps 8 end.
 
 # %%
