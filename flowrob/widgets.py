@@ -263,7 +263,9 @@ def attack_explorer(grid: dict) -> Explorer:
     return Explorer(
         lambda figure, **chosen: draw_attack(figure, grid, **chosen),
         {
-            "photograph": widgets.ToggleButtons(options=photographs, description="photograph"),
+            "photograph": widgets.ToggleButtons(
+                options=photographs, description="photograph", style={"button_width": "3em"}
+            ),
             "eps": widgets.SelectionSlider(
                 options=ATTACK_EPS, value=1, description="eps (grey levels)"
             ),
