@@ -51,10 +51,17 @@ def times_less_probable(bits_per_dim: float, num_dims: int) -> str:
 
     >>> times_less_probable(1.5, 3072), times_less_probable(0.001, 3072)
     ('10^1387 times less probable', '8.4 times less probable')
+
+    Of an exponent from a hundred thousand on, three digits are told:
+
+    >>> times_less_probable(88519.67, 3072)
+    '10^81,900,000 times less probable'
     """
     power = float(bits_per_dim) * num_dims * math.log10(2)
     word = "less" if power >= 0 else "more"
     size = f"10^{abs(power):.0f}" if abs(power) >= 3 else rounded(10 ** abs(power))
+    if abs(power) >= 1e5:
+        size = f"10^{float(f'{abs(power):.2e}'):,.0f}"
     return f"{size} times {word} probable"
 
 

@@ -32,6 +32,9 @@ def use_style() -> None:
     plt.rcParams.update(
         {
             "figure.dpi": 100,
+            "figure.facecolor": "white",  # opaque: labels are dark, and pages may be dark, too
+            "savefig.facecolor": "auto",
+            "savefig.transparent": False,
             "figure.constrained_layout.use": True,
             "font.size": 11,
             "axes.titlesize": 12,

@@ -8,9 +8,12 @@ the picture again once it is let go; nothing is trained or fitted then. Needs ip
 from __future__ import annotations
 
 import io
+import json
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import ipywidgets as widgets
 import numpy as np
@@ -20,7 +23,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from flowrob import lessons, plots
+from flowrob import data, lessons, plots
+from flowrob.attacks import uniform_noise
 from flowrob.evaluation import activations
 from flowrob.flows import Flow
 from flowrob.linear import (
@@ -32,6 +36,8 @@ from flowrob.linear import (
     spherical_growth,
     worst_case,
 )
+from flowrob.records import digest, read_tensors
+from flowrob.units import dequantize
 
 
 class Explorer(widgets.VBox):
@@ -182,6 +188,66 @@ def _draw_trade_off(figure: Figure, eps: float, rounds: int, procedure: str) -> 
 
 
 ATTACK_EPS = (0, 1, 2, 4, 8)
+_STORED = Path(__file__).parent / "attack_a_flow.safetensors"
+
+
+def _moved(x: torch.Tensor, steps: torch.Tensor, eps: int) -> torch.Tensor:
+    """x after a change in whole numbers from -127, which is -eps grey levels, to 127."""
+    return (x + steps * (eps / 127 / 256)).clamp(0, 1)
+
+
+def _attacked(recipe: Mapping) -> tuple[torch.Tensor, str]:
+    """The images that a recipe names, and the digest of their pixels."""
+    images = data.load("photos", split=recipe["split"])
+    noise = torch.Generator().manual_seed(recipe["noise_seed"])
+    chosen = recipe["photographs"]
+    return dequantize(images, noise)[chosen], digest({"images": images[chosen]})
+
+
+def stored_attacks(path: str | os.PathLike = _STORED) -> dict:
+    """The grid of notebook 00: six photographs under attack, read from a file in no time.
+
+    The models are ``glow-photos-published-clean`` ("clean") and ``glow-photos-adversarial``
+    ("robust"); the file says how long the attacks were (:func:`stored_recipe`), and is made by
+    ``benchmarks/attack_a_flow.py``.
+
+    Args:
+        path: of another file that this script wrote.
+
+    Returns:
+        A grid for :func:`attack_explorer`.
+
+    Raises:
+        ValueError: no such file, or a damaged one; or the photographs are others than those that
+            were attacked.
+    """
+    recipe = stored_recipe(path)
+    _, tensors = read_tensors(path, "attack grid", ["recipe"])
+    x, pixels = _attacked(recipe)
+    if pixels != recipe["images"]:
+        raise ValueError(f"the photographs installed here are not those attacked in {path}")
+    grid = {}
+    for key in recipe["keys"]:
+        name, change, eps = key
+        bits = tensors[f"{name}/{change}/{eps}/bits"]
+        noise = torch.Generator().manual_seed(recipe["seed"])
+        if eps == 0:
+            moved = x
+        elif change == "chosen":
+            moved = _moved(x, tensors[f"{name}/{change}/{eps}/steps"], eps)
+        else:
+            moved = uniform_noise(x, eps / 256, noise)
+        grid[name, change, eps] = moved, bits
+    return grid
+
+
+def stored_recipe(path: str | os.PathLike = _STORED) -> dict:
+    """How the grid of :func:`stored_attacks` was made: weights, photographs, steps, seeds.
+
+    Raises:
+        ValueError: no such file, or a damaged one.
+    """
+    return json.loads(read_tensors(path, "attack grid", ["recipe"])[0]["recipe"])
 
 
 def attack_explorer(grid: dict) -> Explorer:
@@ -197,7 +263,9 @@ def attack_explorer(grid: dict) -> Explorer:
     return Explorer(
         lambda figure, **chosen: draw_attack(figure, grid, **chosen),
         {
-            "photograph": widgets.ToggleButtons(options=photographs, description="photograph"),
+            "photograph": widgets.ToggleButtons(
+                options=photographs, description="photograph", style={"button_width": "3em"}
+            ),
             "eps": widgets.SelectionSlider(
                 options=ATTACK_EPS, value=1, description="eps (grey levels)"
             ),
@@ -230,7 +298,7 @@ def draw_attack(
     frame, left = {"fill": False, "ec": plots.ATTACK, "lw": 3}, photograph * size + 0.5
     places["strip"].add_patch(Rectangle((left, 0.5), size - 5, size - 5, **frame))
     landmarks = {"this photograph": round(old, 1), "knowing nothing": 8}
-    plots.thermometer(places["column"], new, landmarks)
+    plots.thermometer(places["column"], new, landmarks, top=5e5)
     places["column"].set_title(f"{lessons.rounded(new)} bits/dim", loc="left", fontweight="bold")
     odds = lessons.times_less_probable(new - old, x.numel())
     return f"{model} Glow, {change} change of at most {eps}/256: <b>{odds}</b>"

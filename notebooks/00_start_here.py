@@ -24,7 +24,13 @@ from flowrob import data, lessons, plots, zoo
 from flowrob.attacks import LinfBall, lower_likelihood, uniform_noise
 from flowrob.lessons import check, outcome, predict
 from flowrob.units import dequantize
-from flowrob.widgets import ATTACK_EPS, attack_explorer, draw_attack
+from flowrob.widgets import (
+    ATTACK_EPS,
+    attack_explorer,
+    draw_attack,
+    stored_attacks,
+    stored_recipe,
+)
 
 plots.use_style()
 device = flowrob.device()
@@ -37,33 +43,19 @@ def seeded(number):
 # %% [markdown]
 # ## Attack a flow
 #
-# Two models judge photographs. Both are called **Glow**; one was trained as usual (*clean*), the other
-# on attacked photographs (*robust*). The next cell attacks six photographs in advance, with every
-# budget: *eps* is the number of grey levels, of 256, by which each colour value may move. It takes
-# some twenty seconds, and after that each setting is there at once.
+# Two models judge photographs. Both are [flows](../docs/glossary.md#flow) by the name of [Glow](../docs/glossary.md#glow); one was trained as usual ([clean](../docs/glossary.md#clean)), the other
+# on attacked photographs (*robust*). A photograph changed in order to mislead a model is an [adversarial example](../docs/glossary.md#adversarial-example). Six photographs have been attacked in advance, with every budget:
+# [eps](../docs/glossary.md#epsilon) is the number of [grey levels](../docs/glossary.md#grey-level), of 256, by which each colour value may move. The next cell reads
+# what came out, says how long these attacks were, and each setting is there at once.
 
 # %%
-images = data.load("photos", split="test")
-x = dequantize(images, seeded(0)).to(device)
-models = {"clean": "glow-photos-published-clean", "robust": "glow-photos-adversarial"}
-models = {name: zoo.load(weights, device) for name, weights in models.items()}
-six = x[[27, 6, 17, 12, 43, 9]]
-
-grid = {}
-for name, model in models.items():
-    for eps in ATTACK_EPS:
-        ball = LinfBall(max(eps, 0.01) / 256)
-        chosen = lower_likelihood(model.log_prob, six, ball, num_steps=10).x if eps else six
-        for change, moved in {
-            "chosen": chosen,
-            "random": uniform_noise(six, eps / 256, seeded(1)),
-        }.items():
-            grid[name, change, eps] = moved.cpu(), model.bits_per_dim(moved).detach().cpu()
+grid, recipe = stored_attacks(), stored_recipe()
+print(recipe["num_steps"], "steps an attack; the models:", recipe["models"])
 
 # %%
 figure = plt.figure(figsize=(11, 4.2))
 said = draw_attack(figure, grid, photograph=0, eps=1, change="chosen", model="clean")
-alt = "A roof corner, its change of one grey level per value, which is a coloured texture, and the sum, which looks like the original. A thermometer beside it stands at nearly 7 bits per dimension; the photograph itself had 4.6, and 8 means knowing nothing. Below, the six photographs to choose from."
+alt = "A roof corner, its change of one grey level per value, which is a coloured texture, and the sum, which looks like the original. A thermometer beside it stands between 7 and 8 bits per dimension; the photograph itself had 4.6, and 8 means knowing nothing. Below, the six photographs to choose from."
 plots.show(figure, alt)
 
 # %% [markdown]
@@ -82,11 +74,11 @@ attack_explorer(grid)
 
 # %%
 columns = ["model, change", *(f"eps {eps}" for eps in ATTACK_EPS[1:])]
-print(f"{columns[0]:>16}", *(f"{text:>9}" for text in columns[1:]))
+print(f"{columns[0]:>16}", *(f"{text:>15}" for text in columns[1:]))
 for name, change in (("clean", "chosen"), ("clean", "random"), ("robust", "chosen")):
     lost = [(grid[name, change, eps][1] - grid[name, change, 0][1])[0] for eps in ATTACK_EPS[1:]]
     odds = [lessons.times_less_probable(value, 3072).split()[0] for value in lost]
-    print(f"{name + ', ' + change:>16}", *(f"{'1/' + text:>9}" for text in odds))
+    print(f"{name + ', ' + change:>16}", *(f"{'1/' + text:>15}" for text in odds))
 clean_lost = (grid["clean", "chosen", 1][1] - grid["clean", "chosen", 0][1])[0].item()
 check("one grey level costs the roof {} bits per value", clean_lost, at_least=1)
 
@@ -94,23 +86,25 @@ check("one grey level costs the roof {} bits per value", clean_lost, at_least=1)
 # ## The photographs, the model, and one number per image
 #
 # The images are 32x32 crops out of photographs that come with three Python packages, so they are
-# already on your disk. Glow is a *normalizing flow*: an invertible network $f$ that turns an image $x$
+# already on your disk. Glow is a [normalizing flow](../docs/glossary.md#normalizing-flow): an invertible network $f$ that turns an image $x$
 # into Gaussian noise $z = f(x)$. Because nothing gets lost on the way, it knows the density of $x$
-# exactly. In words: the density of the noise, times the factor by which $f$ stretches space at $x$.
+# exactly, by a [change of variables](../docs/glossary.md#change-of-variables). In words: the density of the noise, times the factor by which $f$ stretches space at $x$.
 #
 # $$\log p(x) = \log \mathcal N(f(x); 0, I) + \log\left|\det \tfrac{\partial f}{\partial x}\right|.$$
 #
-# We quote $-\log p(x)$, the *negative log-likelihood* or NLL, in **bits per dimension**: how many bits
+# We quote $-\log p(x)$, the negative log-[likelihood](../docs/glossary.md#likelihood) or [NLL](../docs/glossary.md#nll), in [bits per dimension](../docs/glossary.md#bits-per-dimension): how many bits
 # the model would need per colour value to write the image down. **Why is eight "knowing nothing"?** A
 # colour value has 256 levels. Who knows nothing gives each the probability 1/256, and
 # $-\log_2 \tfrac1{256} = 8$. Fewer bits are better. An image has $32 \cdot 32 \cdot 3 = 3072$ values,
 # so one more bit per dimension is 3,072 bits: the image has become $2^{3072}$, about $10^{925}$, times
-# less probable. (Grey levels are integers and a density needs real numbers; so `dequantize` has added
+# less probable. (Grey levels are integers and a density needs real numbers; so `dequantize` ([dequantisation](../docs/glossary.md#dequantisation)) has added
 # noise within one grey level.)
 
 # %%
 size = flowrob.scale(device)
-x = x[: size["crops"]]
+models = {name: zoo.load(of, device) for name, of in recipe["models"].items()}
+images = data.load("photos", split="test")
+x = dequantize(images, seeded(0))[: size["crops"]].to(device)
 
 
 @torch.no_grad()
@@ -134,8 +128,8 @@ check("the clean model needs {} bits per value, in the mean", nll(x).mean(), at_
 # > "We find that GLOW and RealNVP are extremely sensitive to both types of attacks." (abstract)
 #
 # The first type lowers the likelihood of a photograph; the second, which raises that of noise, waits
-# for notebook 05. An attack is *projected gradient ascent*: move every value a little in the direction
-# that raises the NLL, step back whenever a value has moved too far, repeat.
+# for notebook 05, and RealNVP, another flow, for 06. An attack is *projected gradient ascent*, called [PGD](../docs/glossary.md#pgd): move every value a little in the direction
+# that raises the NLL, step back into the [ball](../docs/glossary.md#ball) of allowed changes whenever a value has moved too far, repeat. Here it is an [l_inf ball](../docs/glossary.md#l_inf-ball): every value on its own may move by eps.
 
 # %% tags=["predict"]
 predict(
@@ -163,7 +157,7 @@ alt = "Three rows of marks, one per crop. Photographs and random changes lie aro
 plots.show(figure, alt)
 
 # %% [markdown]
-# **What we see.** Every mark is one crop. A random change of one grey level shifts the cloud a
+# **What we see.** Every mark is one crop. A random change of one grey level ([uniform noise](../docs/glossary.md#uniform-noise)) shifts the cloud a
 # little, as it should: noise *is* less predictable. The chosen change of the same size moves the whole
 # cloud, and it grows from there. Why random is so harmless is the exercise below.
 #
@@ -171,7 +165,7 @@ plots.show(figure, alt)
 #
 # The attack never looked inside the model: it needs a function `log_prob` and nothing else. So the
 # same call works on a density that you can do by hand. For a standard normal, whose density only falls
-# away from zero, the worst change of size $r$ in every coordinate moves each one outwards by $r$.
+# away from zero, the worst change of size $r$ in every coordinate moves each one outwards by $r$. (`box=None`: these numbers are no colours, so no [box](../docs/glossary.md#box) of $[0, 1]$ holds them.)
 
 # %%
 normal = torch.distributions.Independent(
@@ -183,12 +177,12 @@ by_hand = normal.log_prob(point + 0.5 * point.sign())
 check("found {} nats, by hand {}", -found.value, by_hand, within=1e-5, digits=5)
 
 # %% [markdown]
-# A *nat* is the unit of the natural logarithm: $1/\ln 2 \approx 1.44$ bits. The notebooks on Gaussians
+# A [nat](../docs/glossary.md#nats) is the unit of the natural logarithm: $1/\ln 2 \approx 1.44$ bits. The notebooks on Gaussians
 # count in nats, those on images in bits per dimension.
 #
 # ## The map
 #
-# The paper asks what the worst perturbation is, what training against it costs, and what that buys. Two
+# The paper asks what the worst [perturbation](../docs/glossary.md#perturbation) is, what training against it costs, and what that buys. Two
 # routes lead through the notebooks: **class**, from pictures to tables, and **theory**, along the proofs.
 
 # %%
@@ -242,14 +236,14 @@ plots.show(figure, alt)
 # %%
 robust = (grid["robust", "chosen", 8][1] - grid["robust", "chosen", 0][1]).median().item()
 clean = (grid["clean", "chosen", 8][1] - grid["clean", "chosen", 0][1]).median().item()
-check("at eps 8 the robust model loses {} bits/dim where the clean one loses {}",
+check(f"at eps 8, {recipe['num_steps']} steps, the robust model loses {{}} bits/dim where the clean one loses {{}}",
       robust, clean, at_most=2, digits=1)  # fmt: skip
 lessons.verdicts([
     ("“GLOW and RealNVP are extremely sensitive to both types of attacks”", "abstract",
      f"Glow, first type, one grey level: {lessons.rounded(ratio)} times the cost of chance",
      "agrees, so far; the rest in 05 and 06"),
     ("“we significantly boost the robustness of these generative models”", "abstract",
-     f"at eps 8: {lessons.rounded(robust, 1)} bits/dim lost by adversarial training, not "
+     f"at eps 8, {recipe['num_steps']} steps: {lessons.rounded(robust, 1)} bits/dim lost by adversarial training, not "
      f"{lessons.rounded(clean, 1)}", "agrees, for adversarial training; hybrid in 07"),
 ])  # fmt: skip
 

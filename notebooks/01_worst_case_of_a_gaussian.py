@@ -39,13 +39,13 @@ def drop(flow, x, delta):
 # %% [markdown]
 # ## 1. Which step hurts most?
 #
-# A linear flow turns Gaussian noise $z$ into data $x = \mu + Az$: a Gaussian with mean $\mu$ and
-# covariance $K = AA^\top$. The paper's task:
+# A linear flow turns Gaussian noise $z$ into data $x = \mu + Az$: a [Gaussian](../docs/glossary.md#gaussian) with mean $\mu$ and
+# [covariance](../docs/glossary.md#covariance) $K = AA^\top$. The paper's task:
 #
 # > "we aim to find a norm-bounded adversarial perturbation $\delta$ that maximally decreases the
 # > likelihood score of a test point" (3.1)
 #
-# Write $L = \log p$ and count in nats. What a step $\delta$ takes from $x$ is a linear part, the
+# Write $L = \log p$ and count in nats. What a step $\delta$ takes from $x$, its [drop](../docs/glossary.md#drop), is a linear part, the
 # gradient's, and a quadratic part, which is the same for all points:
 #
 # $$\operatorname{drop}(\delta) = L(x) - L(x + \delta)
@@ -61,7 +61,7 @@ def drop(flow, x, delta):
 #
 # </details>
 #
-# The attacker picks the $\delta$ of length at most $\varepsilon$ with the largest drop. Take a long, thin
+# The attacker picks the $\delta$ of length at most $\varepsilon$ (the [$\ell_2$ ball](../docs/glossary.md#l_2-ball)) with the largest drop. Take a long, thin
 # density and a point near its long axis.
 
 # %% tags=["predict"]
@@ -96,8 +96,8 @@ plots.show(fig, alt)
 
 # %% [markdown]
 # **What we see.** Left: the blue ellipses are the level sets at one, two and three standard deviations,
-# the grey disc is every allowed step. The worst step (red) cuts across the thin side, where likelihood
-# is lost fastest. The best step (amber) raises the likelihood. Right: the drop in every direction, and
+# the grey disc is every allowed step. The worst step (red; the [worst case](../docs/glossary.md#worst-case)) cuts across the thin side, where likelihood
+# is lost fastest. The best step (amber; the [best case](../docs/glossary.md#best-case)) raises the likelihood. Right: the drop in every direction, and
 # the two closed forms exactly on its highest and its lowest point.
 #
 # **Two ways, same number.** A million directions find nothing better. And one sign can be settled at
@@ -126,7 +126,7 @@ check("with the printed sign it is {}", printed_mass, at_least=39, digits=3)
 #
 # $$K^{-1}(x + \delta - \mu) = 2\eta\,\delta .$$
 #
-# In the eigenvectors of $K = U \operatorname{diag}(\lambda)\, U^\top$ the coordinates separate: with
+# In the [eigenvectors](../docs/glossary.md#eigenvalue-eigenvector) of $K = U \operatorname{diag}(\lambda)\, U^\top$ the coordinates separate: with
 # $a = U^\top(x - \mu)$ and $d = U^\top\delta$ each $d_i$ is known once $\eta$ is, and the length of
 # $\delta$ fixes $\eta$.
 #
@@ -147,7 +147,7 @@ check("with the printed sign it is {}", printed_mass, at_least=39, digits=3)
 #
 # </details>
 #
-# So $n$ unknowns have become one. The equation for $\eta$ is called *secular*. In the paper:
+# So $n$ unknowns have become one. The equation for $\eta$ is called [secular](../docs/glossary.md#secular-equation). In the paper:
 #
 # > "Let $\eta$ be a solution of the set of equations", among them $2\eta\lambda_i - 1 \geq 0\ \forall i$
 # > (Theorem 3.1)
@@ -204,7 +204,7 @@ plots.show(fig, alt)
 # > "minimum eigenvector of the covariance matrix $K$ is the direction in which the data varies the
 # > least" (3.1.2)
 #
-# Call it $u_{\min}$, its variance $\lambda_1$. Half the turn is made when the step is equally close to both
+# Call it [$u_{\min}$](../docs/glossary.md#u_min), its variance $\lambda_1$. Half the turn is made when the step is equally close to both
 # directions. The next figure shows four stills of the motion.
 
 # %% tags=["predict"]
@@ -301,7 +301,7 @@ worst_case_explorer()
 # ## 5. The hard case
 #
 # Beat 2 lived on the last pole. The pole is there because $a_1$, the part of $x - \mu$ along
-# $u_{\min}$, is not zero. If it *is* zero the pole vanishes, and the equation may have no root to the
+# $u_{\min}$, is not zero. If it *is* zero, the [hard case](../docs/glossary.md#hard-case), the pole vanishes, and the equation may have no root to the
 # right of $1/(2\lambda_1)$. Yet the ball is closed and bounded, so a worst step exists. It looks like
 # this: $\eta$ stays at $1/(2\lambda_1)$; the other coordinates are $d_i = a_i/(\lambda_i/\lambda_1 - 1)$;
 # the rest of the radius is spent along $u_{\min}$, in either direction. The theorem passes over it:
@@ -346,7 +346,7 @@ plots.show(fig, alt)
 # the dip between two hills. The theorem is right to leave it out, and is left with no step at all.
 #
 # Is this exotic? Fit a Gaussian to fewer points than dimensions, with a little variance added
-# everywhere (a *ridge*) to make $K$ invertible. Training points have no part in the directions that only
+# everywhere (a [ridge](../docs/glossary.md#ridge)) to make $K$ invertible. Training points have no part in the directions that only
 # the ridge fills, and those have the smallest variance.
 
 # %%
@@ -371,6 +371,8 @@ check("the drop grows up to the boundary: {} nats at 0.999, {} at 1",
 # + \sum_i \frac{a_i^2\,\lambda_1}{\lambda_i^2\,(w_i + t)}\Bigr]
 # \qquad\text{for every } |\delta| \le \varepsilon .$$
 #
+# This is a [dual bound](../docs/glossary.md#dual-bound): it comes from the multiplier.
+#
 # <details><summary>Show the four steps</summary>
 #
 # 1. For $|\delta| \le \varepsilon$ and $\eta \ge 0$: $\operatorname{drop}(\delta) \le
@@ -384,7 +386,7 @@ check("the drop grows up to the boundary: {} nats at 0.999, {} at 1",
 #
 # </details>
 #
-# A step that attains the bound for some $t$ is optimal: a *certificate* that anyone can check. We try it
+# A step that attains the bound for some $t$ is optimal: a [certificate](../docs/glossary.md#certificate) that anyone can check. We try it
 # in 50 dimensions.
 
 # %% tags=["predict"]
@@ -428,9 +430,9 @@ plots.show(fig, alt)
 #
 # > "essentially a recursive application of FGSM for $m$ steps" (2.2)
 #
-# FGSM is one step along the gradient (there: its sign). So: a step, back into the ball, again; against
+# [FGSM](../docs/glossary.md#fgsm) is one step along the gradient (there: its sign). So: a step, back into the ball, again; against
 # likelihood it *climbs* $-L$, in spite of its name. It knows nothing of eigenvectors, and we hold the exact answer. It can start at $\delta = 0$ or at
-# a random point of the ball.
+# a [random point](../docs/glossary.md#random-start) of the ball.
 
 # %% tags=["predict"]
 fixed = {"num_steps": 100, "step_size": 0.1, "box": None}
@@ -470,13 +472,13 @@ plots.show(fig, alt)
 # %% [markdown]
 # **What we see.** Left: from 0 (red) PGD converges to the exact optimum, while some random starts (grey,
 # at the top) end on the lower hill of beat 2. Right: at $x$ the gradient points exactly to the dip, which
-# by symmetry PGD never leaves; random starts get away. So start at 0, *and* restart at random. The exact
+# by symmetry PGD never leaves; random starts get away. So start at 0, *and* [restart](../docs/glossary.md#restart) at random. The exact
 # answer has tested the attack.
 #
 # ## 7. Photographs, and a glimpse of deep attacks
 #
 # All this holds in any dimension. Fit a Gaussian to 16 x 16 colour photographs, 768 numbers each, and
-# attack crops it was not fitted to (*held out*). The paper warns that the balls differ:
+# attack crops it was not fitted to ([held out](../docs/glossary.md#held-out)). The paper warns that the balls differ:
 #
 # > "while we use $\ell_2$ norm here, $\ell_\infty$ perturbation norm bounds are used to construct attacks
 # > for non-linear flow-models" (3.1)

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Trade likelihood for robustness
 #
-# Show a model its own worst cases during training, and it becomes robust. What does it pay? For a linear
+# Show a model its own worst cases during training, and it becomes [robust](../docs/glossary.md#robustness). What does it pay? For a linear
 # flow every price can be computed, and there turns out to be a best price.
 #
 # | | |
@@ -37,7 +37,7 @@ n = 10
 # %% [markdown]
 # ## 1. One update
 #
-# Adversarial training alternates two steps: move every point to where the model likes it least, within
+# [Adversarial training](../docs/glossary.md#adversarial-training) alternates two steps: move every point to where the model likes it least, within
 # $|\delta| \le \varepsilon$; then refit the model to the moved points. The paper on the result:
 #
 # > "adversarial training preserves the mean vector, but increases the variance by a multiplicative factor
@@ -170,8 +170,8 @@ plots.show(fig, alt)
 #
 # > "We can see that $L_{nat-dr}$ is at odds with $L_{sen}$." (3.2.1)
 #
-# A model of variance $v\sigma^2$, for data of variance $\sigma^2$, has two costs in nats. The *natural drop*
-# $L_{\text{nat}}$ is what clean data lose by using it instead of the true one. The *sensitivity*
+# A model of variance $v\sigma^2$, for data of variance $\sigma^2$, has two costs in nats. The [natural drop](../docs/glossary.md#natural-drop)
+# $L_{\text{nat}}$ is what clean data lose by using it instead of the true one (a [KL divergence](../docs/glossary.md#kl-divergence)). The [sensitivity](../docs/glossary.md#sensitivity)
 # $L_{\text{sen}}$ is what an attack can still take: the attack's $\tfrac n2\alpha$, divided by the width.
 #
 # $$L_{\text{nat}} = \frac n2\Bigl(\log v + \frac1v - 1\Bigr), \qquad
@@ -242,9 +242,9 @@ plots.show(fig, alt)
 # > "with high probability and for a sufficiently large $m$, $m$-step adversarial training learns a generative
 # > model whose likelihood estimates are provably robust within $\Delta$" (3.2)
 #
-# How many rounds until an attack takes at most $\Delta$ nats from a fresh sample, except with probability
+# How many rounds until [no attack](../docs/glossary.md#guarantee) takes more than $\Delta$ nats from a fresh sample, except with probability
 # $\gamma$? A wide model suffices: if $r$ is a distance that a sample exceeds with probability at most
-# $\gamma$ only (a *quantile* of $\chi_n$), then it is enough that
+# $\gamma$ only (a [quantile](../docs/glossary.md#quantile) of $\chi_n$), then it is enough that
 #
 # $$v_m \;\ge\; \frac{2e\,r + e^2}{2\Delta}, \qquad P(\chi_n > r) \le \gamma .$$
 #
@@ -369,14 +369,14 @@ plots.show(fig, alt)
 # ## 6. ★ The frontier
 #
 # *From here on beyond the paper.* Which Gaussian has the smallest $L_{\text{nat}} + w\,L_{\text{sen}}$, if
-# robustness is worth $w$ times likelihood? These models form the *frontier*: none is better in one cost
+# robustness is worth $w$ times likelihood? These models form the [frontier](../docs/glossary.md#frontier): none is better in one cost
 # without being worse in the other. Their condition says that the model equals a refit to data attacked
 # *against itself*: with $a$ the point and $d$ its worst step, in the eigenvectors of $K$,
 #
 # $$\lambda_i' = \lambda_i + w\,\mathbb E\,[\,2a_id_i + d_i^2\,]
 # = (1-w)\,\lambda_i + w\,\mathbb E\,(a_i + d_i)^2 .$$
 #
-# So training (d) can only come to rest at the optimum for $w = 1$, and hybrid training, half clean and half
+# So training (d) can only come to rest at the optimum for $w = 1$, and [hybrid training](../docs/glossary.md#hybrid-training), half clean and half
 # attacked, at that for $w = \tfrac12$.
 #
 # <details><summary>Show the five steps</summary>
@@ -519,7 +519,7 @@ plots.show(fig, alt)
 # > "thus achieving the best of both worlds" (5)
 #
 # A Gaussian knows nothing of the kind: its hybrid is a point on the frontier like any other. But hybrid training
-# shows the model a *mixture* of clean and attacked data, which no Gaussian can look like. What if the model
+# shows the model a [mixture](../docs/glossary.md#mixture) of clean and attacked data, which no Gaussian can look like. What if the model
 # *is* a mixture, $q = \tfrac12(p_{\text{clean}} + p_{\text{attacked}})$? Since $q \ge \tfrac12 p_{\text{clean}}$, it costs
 # clean data at most $\log 2$ nats, in any dimension. Around a sphere everything depends on the distance $s$ from the
 # mean alone; so the worst case against $q$ is a one-dimensional search, and exact.

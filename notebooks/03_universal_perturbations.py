@@ -1,14 +1,14 @@
 # %% [markdown]
 # # Fool them all with one perturbation
 #
-# Notebook 01 made a perturbation to measure for every point. Here the attacker gets one for all of them,
-# and never sees the point. For a Gaussian it has a closed form; for photographs it turns out to be a
+# Notebook 01 made a perturbation to measure for every point. Here the attacker gets one for all of them, a
+# [universal perturbation](../docs/glossary.md#universal-perturbation), and never sees the point. For a Gaussian it has a closed form; for photographs it turns out to be a
 # pattern that you can draw by hand.
 #
 # | | |
 # |---|---|
 # | **Do** | draw a pattern that hurts a deep flow, find out why it does, train against it in four ways |
-# | **Learn** | why the sign is free, why that decides whether training helps, what *water-filling* is |
+# | **Learn** | why the sign is free, why that decides whether training helps, what [water-filling](../docs/glossary.md#water-filling) is |
 # | **Need** | [01](01_worst_case_of_a_gaussian.ipynb): the drop, the eigenvector $u_{\min}$ of smallest variance; [00](00_start_here.ipynb): Glow, nats, bits/dim |
 # | **Minutes on 2 cores** | 25 to read, 1 to run |
 # | **Paper sections** | 3.3 of Pope, Balaji and Feizi (AISTATS 2020), with its remark on training |
@@ -157,7 +157,7 @@ plots.show(figure, alt)
 # > "This is the standard Rayleigh quotient problem" (3.3)
 #
 # (The quotient is $\delta^\top K^{-1}\delta$ over $\delta^\top\delta$.) The gradient of the mean drop is $K^{-1}\delta$; so climbing, with the length put back to $\varepsilon$
-# after each step, multiplies by $K^{-1}$ again and again. The part along $u_{\min}$ grows fastest.
+# after each step, multiplies by $K^{-1}$ again and again ([power iteration](../docs/glossary.md#power-iteration)). The part along $u_{\min}$ grows fastest.
 
 # %% tags=["predict"]
 lam = torch.tensor([0.1, 0.5, 1.0, 2.0], dtype=torch.float64)
@@ -245,7 +245,7 @@ plots.show(figure, alt)
 # thin.
 #
 # Now in four dimensions, and beside each closed form a simulation: perturb 20,000 points, fit, attack. A
-# fourth model spreads its perturbations over several eigenvectors (*minimax*; beat 5 says why).
+# fourth model spreads its perturbations over several eigenvectors ([minimax](../docs/glossary.md#minimax); beat 5 says why).
 
 # %%
 x, delta = truth.sample(20_000, seed(4)), universal(truth, eps).delta
@@ -533,7 +533,7 @@ check("the drawing's negative costs {} of the drawing", negative, at_most=0.9, d
 # * Training against one sign moves the mean and helps nobody. A coin thickens the thin direction, memory
 #   keeps several of them thick, and the end of it is water-filling, with a sensitivity below $n/2$ nats.
 # * In photographs the thin directions share one motif, a chequerboard of complementary colours, and it
-#   carries over to Glow.
+#   [transfers](../docs/glossary.md#transfer) to Glow.
 #
 # ([The errata](../docs/errata.md), rows 5, 9 and 12; [the paper, item by item](../docs/paper.md).)
 

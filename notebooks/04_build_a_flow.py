@@ -9,8 +9,8 @@
 # | **Minutes on 2 cores** | 25 to read, 2 to run |
 # | **Paper sections** | 2.1 of Pope, Balaji and Feizi (AISTATS 2020), and section 5's two models |
 #
-# A *normalizing flow* is a density made of two things: a bell curve and an invertible map. Its parts
-# come from two papers: couplings, squeezing and the multi-scale architecture from RealNVP (Dinh et
+# A *normalizing flow* is a density made of two things: a bell curve, its [base density](../docs/glossary.md#base-density), and an invertible map, a [bijection](../docs/glossary.md#bijection). Its parts
+# come from two papers: [couplings](../docs/glossary.md#coupling-layer), squeezing and the [multi-scale](../docs/glossary.md#multi-scale) architecture from [RealNVP](../docs/glossary.md#realnvp) (Dinh et
 # al.), ActNorm and the 1x1 convolution from Glow (Kingma and Dhariwal). Each is explained when its
 # turn comes: it answers a failure of the one before it, and we let that fail first.
 
@@ -41,7 +41,7 @@ def seeded(seed):
 # ## What it will do
 #
 # The data are two thousand points on two moons. Three kinds of parts, ten times each, are trained to
-# make them likely: turn their sum of logarithms uphill, as one trains any network. What the parts are is
+# make them likely: turn their sum of logarithms uphill, as one trains any network (here by [Adam](../docs/glossary.md#adam-adamax)). What the parts are is
 # the subject of beats 1 to 3; first watch them work.
 
 
@@ -170,17 +170,17 @@ check("the total mass of x is {}, and should be {}", mass[-1], 1, within=1e-6, d
 # ## 2. Couple two coordinates
 #
 # **The failure.** In $n$ dimensions $|f'|$ becomes the determinant of an $n \times n$ matrix of partial
-# derivatives, the Jacobian. A 32 x 32 colour photograph has $n = 3072$: some $n^3/3$, ten billion,
+# derivatives, the [Jacobian](../docs/glossary.md#jacobian). A 32 x 32 colour photograph has $n = 3072$: some $n^3/3$, ten billion,
 # multiplications per image. And how does one invert a neural network? The paper's answer:
 #
 # > "RealNVP … is designed with *affine coupling layers*, essentially an invertible scale transformation"
 # > (2.1)
 #
-# Leave half of the coordinates alone, and let them decide how the others are shifted and scaled:
+# Leave half of the coordinates alone, and let them decide how the others are shifted and scaled, an [affine coupling](../docs/glossary.md#affine-coupling):
 #
 # $$z_1 = x_1, \qquad z_2 = \bigl(x_2 + t(x_1)\bigr)\, s(x_1).$$
 #
-# Then the log-determinant is a sum, $\log|\det| = \sum \log s(x_1)$. To invert, read $x_1$ off $z_1$ and
+# Then the [log-determinant](../docs/glossary.md#log-determinant) is a sum, $\log|\det| = \sum \log s(x_1)$. To invert, read $x_1$ off $z_1$ and
 # compute $t$ and $s$ again: neither is ever inverted.
 #
 # <details><summary>Show why the Jacobian is triangular</summary>
@@ -240,14 +240,14 @@ check("log-det by the formula and by autograd differ by {}", gap, at_most=1e-12)
 #
 # ## 3. Standardise, then turn
 #
-# Now networks choose $t$ and $s$. Ten couplings alone fail for two reasons that can be read off: $x_1$
+# Now networks, the [conditioners](../docs/glossary.md#conditioner), choose $t$ and $s$. Ten couplings alone fail for two reasons that can be read off: $x_1$
 # never moves, so it had better be standard normal already; and Glow's $s$ is a sigmoid, between 0 and 1,
 # which can only shrink.
 #
-# **ActNorm** gives every coordinate a learned shift and scale, $z_i = (x_i + b_i)\,e^{s_i}$, set at the
+# [ActNorm](../docs/glossary.md#actnorm) gives every coordinate a learned shift and scale, $z_i = (x_i + b_i)\,e^{s_i}$, set at the
 # start so that the data come out with mean 0 and variance 1. But to shift and scale $x_1$ does not change
 # its shape. **A matrix** does: $z = Wx$ turns the plane, so that every coupling works on other
-# coordinates than the last. On images it mixes the channels of each pixel; in the paper's words
+# coordinates than the last. On images it mixes the channels of each pixel, a [1x1 convolution](../docs/glossary.md#invertible-1x1-convolution); in the paper's words
 #
 # > "GLOW uses *invertible* $1 \times 1$ *convolutions* …, which utilizes learned permutations" (2.1)
 #
@@ -297,7 +297,7 @@ check("there and back: {} off", (best.decode(best.encode(some)) - some).abs().ma
 # in nats) of all held-out ones. Couplings alone cannot even find the scale. With ActNorm the model knows
 # how high the mass lies for each $x_1$, but along $x_1$ it is stuck with a bell curve. The matrix frees
 # it, and the moons appear, all but for the faint bridge between them: a continuous map cannot tear one
-# bell curve in two. The last lines printed are the judge: mass, log-determinant, round trip.
+# bell curve in two. The last lines printed are the judge: mass, log-determinant, [round trip](../docs/glossary.md#round-trip) (there and back).
 #
 # ## 4. Attack it from everywhere
 #
@@ -394,9 +394,9 @@ check("its worst step costs {} times the Gaussian's", ratio, at_least=3, digits=
 # > "The special structure used in each $f_i$'s allows an efficient computation of the determinant." (2.1)
 #
 # **The failure.** A coupling splits channels into halves, and a colour pixel has three. A 1x1 convolution
-# mixes the channels of *one* pixel and cannot see the next. Dinh et al. have two answers. A **mask**:
+# mixes the channels of *one* pixel and cannot see the next. Dinh et al. have two answers. A [mask](../docs/glossary.md#mask):
 # colour the pixels like a chequerboard, and let the white ones move the black ones; then the other way
-# round. RealNVP (notebook 06) does this. And a **squeeze**: every block of 2 x 2 pixels becomes one pixel
+# round. RealNVP (notebook 06) does this. And a [squeeze](../docs/glossary.md#squeeze): every block of 2 x 2 pixels becomes one pixel
 # with four times the channels. Values only move, so the log-determinant is 0. Glow does only this.
 
 # %%
@@ -425,8 +425,8 @@ check("there and back, it is {} off", (Squeeze().inverse(squeezed)[0] - one).abs
 # ## 6. Let half of it leave
 #
 # **The failure.** A flow may drop nothing, so squeeze after squeeze the channels pile up, every network
-# gets wider, and all pixels pass through all layers. **The answer (Dinh et al.):** after each level half
-# of the channels leave. They count as finished noise; the other half goes on. (In Glow they leave by one
+# gets wider, and all pixels pass through all layers. **The answer (Dinh et al.):** after each [level](../docs/glossary.md#level) half
+# of the channels leave. They count as finished noise ([latents](../docs/glossary.md#latent)); the other half goes on. (In Glow they leave by one
 # more coupling: what stays predicts the mean and the spread of what leaves, and these are subtracted and
 # divided out.)
 #
@@ -465,7 +465,7 @@ plots.show(figure, alt)
 # %% [markdown]
 # **What we see.** The listing reads like the text: squeeze, four steps of ActNorm, matrix and coupling,
 # half leaves; again. Left: the NLL falls, averaged over ten steps. Right: what the model draws, from noise
-# with 0.8 of its usual spread (a *temperature* of 0.8: fewer oddities). It has learned a palette and that
+# with 0.8 of its usual spread (a [temperature](../docs/glossary.md#temperature) of 0.8: fewer oddities). It has learned a palette and that
 # neighbours agree; shapes take the larger model of notebook 05.
 #
 # ## 7. How invertible is invertible?
@@ -473,7 +473,7 @@ plots.show(figure, alt)
 # > "Since $f$ is invertible, inference can be performed as $\mathbf z = f^{-1}(\mathbf x)$." (2.1)
 #
 # On paper. A computer rounds, and every layer hands its rounding on. First the two laws, for a whole
-# network in 192 dimensions. The *condition* of a matrix is its largest stretch over its smallest: by so
+# network in 192 dimensions. The [condition](../docs/glossary.md#condition-number) of a matrix is its largest stretch over its smallest: by so
 # much it may amplify a rounding error. Then raise the contrast: move every pixel away from mid-grey, by a
 # factor of 2, 4, 8 ... The next figure shows how far the flow then misses the way back.
 

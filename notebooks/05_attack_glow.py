@@ -9,7 +9,7 @@
 # | **Minutes on 2 cores** | 25 to read, 1 to run |
 # | **Paper sections** | 2.2, 4 and 5: Figures 1, 4 and 5, the clean row of Table 1 |
 #
-# The paper trains Glow on CIFAR-10 and on LSUN Bedroom; its main text gives no sizes (the published
+# The paper trains Glow on [CIFAR-10 and LSUN Bedroom](../docs/glossary.md#data-sets) (small photographs of ten kinds of things, and of bedrooms); its main text gives no sizes (the published
 # Glow has $K=32$ steps in each of $L=3$ levels for CIFAR-10). Ours has $K=8$ and narrow networks, and
 # saw crops of five photographs; it is attacked on crops of three others. The questions are
 # the same, the levels cannot be compared, and each verdict says on which data it was reached.
@@ -61,7 +61,7 @@ plots.show(figure, alt)
 # Left and middle look the same. To the model the middle one is less probable by the factor printed
 # above, after twenty steps of gradient ascent: the odds against it have thousands of digits.
 #
-# Two clean Glows of this size ship. This notebook attacks Glow *as published*. The second has a bound
+# What a [record](../docs/glossary.md#record) says (a file in `results/` that a long run left) is told as such; all else is measured here. Two clean Glows of this size ship. This notebook attacks Glow [as published](../docs/glossary.md#bounded-published). The second has a bound
 # on two of its scales, and nothing else tells them apart; beat 6 compares them. No number below is
 # "Glow's" as such.
 #
@@ -69,14 +69,14 @@ plots.show(figure, alt)
 #
 # > "We observe that in-distribution attacks are effective even at low $\epsilon$ values." (section 5)
 #
-# An *in-distribution attack* looks for the change, of at most $\epsilon$ grey levels per colour value,
+# An [in-distribution attack](../docs/glossary.md#in-distribution-attack) looks for the change, of at most $\epsilon$ grey levels per colour value,
 # that raises a photograph's NLL most. *PGD* (projected gradient descent, here uphill) steps along the
 # sign of the gradient and clips back into the ball, over and over:
 #
 # $$\max_{\|\delta\|_\infty \le \epsilon/256}\; -\log p(x + \delta), \qquad
 # \delta \leftarrow \Pi\left(\delta + \eta\,\mathrm{sign}\,\nabla_x(-\log p)\right).$$
 #
-# $\Pi$ clips to the ball and to $[0, 1]$; the step $\eta$ falls from twice the radius to 0 along a
+# $\Pi$, the [projection](../docs/glossary.md#projection), clips to the ball and to $[0, 1]$; the step $\eta$ falls from twice the radius to 0 along a
 # cosine; the best of twenty iterates is kept. Everything found is a lower bound: longer attacks find more.
 
 # %% tags=["predict"]
@@ -121,11 +121,11 @@ table
 # %% [markdown]
 # **What we see.** Red (circles): photographs under attack, the middle half of them shaded. Grey (squares):
 # uniform noise of the same size, which stays close to where it started. Triangles: the paper's Glow on
-# other images. Where mean and median part, some images carry the mean; so print both.
+# other images. Where [mean and median](../docs/glossary.md#mean-and-median) part, some images carry the mean; so print both.
 #
-# In the table *low* to *high* is a 95% interval of the mean; *attacked 8-bit* is the same attack rounded to a valid image file: it needs no fractions of
+# In the table *low* to *high* is a 95% interval of the mean (by the [bootstrap](../docs/glossary.md#bootstrap)); [attacked 8-bit](../docs/glossary.md#8-bit-image) is the same attack rounded to a valid image file: it needs no fractions of
 # grey levels. *Floor* is the next beat's subject. *Mixed* is the mean after mixing one percent of a
-# uniform density into the model, which can then never pass *ceiling*. That costs nothing and is no cure,
+# uniform density into the model, which can then never pass [ceiling](../docs/glossary.md#uniform-ceiling). That costs nothing and is no cure,
 # but it shows that a huge NLL says little more than "far out".
 #
 # ## 2. What is the least an NLL can be?
@@ -135,7 +135,7 @@ table
 #
 # How low can that baseline be? No density expects noise better than noise itself does. Integer noise that
 # is uniform on $\{-\epsilon, \dots, \epsilon\}$ has $2\epsilon + 1$ values, and so costs *any* model, on
-# average, at least (*Gibbs' inequality*)
+# average, at least (*Gibbs' inequality*; the [Gibbs floor](../docs/glossary.md#gibbs-floor))
 #
 # $$\mathbb E\,[\mathrm{NLL}] \;\ge\; \log_2(2\epsilon + 1) \quad\text{bits/dim}.$$
 #
@@ -186,7 +186,7 @@ plots.show(figure, alt)
 # > "For high attack strength ($\epsilon = 8$), likelihood values are on-par with values obtained by
 # > in-distribution samples." (section 5)
 #
-# Turn the sign of the ascent around and start from pure noise: the paper's *out-of-distribution* attack.
+# Turn the sign of the ascent around and start from pure noise: the paper's [out-of-distribution](../docs/glossary.md#out-of-distribution) attack.
 
 # %% tags=["predict"]
 predict("reach", "Photographs have about 4 bits/dim, pure noise about 20. Raised within eight grey levels, "
@@ -238,14 +238,14 @@ plots.show(figure, alt)
 # Both attacks move the clouds toward each other, and past each other: photographs end far above the noise.
 # But "on-par" is not what we see: at eight grey levels raised noise is still above every photograph. Nor
 # do the paper's own labels say it, which are 6.8 and 4.5 for raised noise, 1.7 and 1.1 for images. A
-# *detector* that trusts likelihood is perfect until somebody pushes, and then worse than a coin: the next
-# cell prints its *AUROC*, the share of pairs in which the photograph is the likelier of the two.
+# [detector](../docs/glossary.md#detection) that trusts likelihood is perfect until somebody pushes, and then worse than a coin: the next
+# cell prints its [AUROC](../docs/glossary.md#auroc), the share of pairs in which the photograph is the likelier of the two.
 #
 # ## 4. Where it breaks
 #
 # > "The transformation $f$ is typically modeled as the composition of $K$ invertible maps" (2.1)
 #
-# By the change of variables the NLL is a sum over levels and layers, and we can read off which term grows:
+# By the change of variables the NLL is a sum over levels and layers, and we can read off which term grows (its [anatomy](../docs/glossary.md#anatomy)):
 #
 # $$-\log p(x) = \tfrac12 \sum_{\text{levels}} |z_\ell|^2 - \sum_{\text{layers}} \log|\det| + \text{const}.$$
 
@@ -295,10 +295,10 @@ check("latents of level 1 carry a share of {} of the median rise", latent[0] / r
       at_least=0.8)  # fmt: skip
 
 # %% [markdown]
-# Left: the median change of each term, per level, on an axis that is logarithmic from 1 on. Right: how far the attacked image's *activations* (what
+# Left: the median change of each term, per level, on an axis that is logarithmic from 1 on. Right: how far the attacked image's [activations](../docs/glossary.md#activation) (what
 # a layer puts out) have drifted from the clean ones, relative to the change that went in; dotted: where a
 # level ends. Along level 1 the drift grows geometrically: each step amplifies what the last one handed it.
-# Then comes the peak, one layer wide: the *prior*, through which half of the channels leave as latents,
+# Then comes the peak, one layer wide: the [prior](../docs/glossary.md#prior), through which half of the channels leave as latents,
 # multiplies them by $e^h$. They leave, the drift falls, and the NLL squares what has left.
 #
 # Now as pictures. The channels of some activations side by side, grey where they are 0:
@@ -328,9 +328,9 @@ layer_explorer(glow, start[one : one + 1], worst[one : one + 1])
 #
 # > "(2) applying the linear Gaussian attack to the non-linear case" (section 5, of the supplement)
 #
-# If a model's gradients are useless (*masked*), attacks find less than there is: that would overstate
+# If a model's gradients are useless ([masked](../docs/glossary.md#gradient-masking)), attacks find less than there is: that would overstate
 # robustness, never *fragility*, for the attacked images are there, and their density is exact. How much do
-# others find? *Square* uses no gradient: it tries random squares and keeps what helps. And the optimal
+# others find? [Square](../docs/glossary.md#square) uses no gradient: it tries random squares and keeps what helps. And the optimal
 # perturbation of a **Gaussian** fitted to training crops (notebook 01) knows nothing about Glow at all.
 
 # %% tags=["predict"]
@@ -372,7 +372,7 @@ check("Square's median is a share of {} of PGD's", middle["Square, 100 queries"]
 # No page of the paper says why. Two scales of the published Glow have no bound: a coupling's
 # $s = \mathrm{sigmoid}(h + 2)$ may come as close to 0 as it likes, so that an attack on $h$ can lift it by
 # any factor, and the prior multiplies what leaves by $e^h$. A bound on either is one line of code. A small
-# Glow was trained clean on 16x16 images with both, either or none, by three optimizers, for several lengths,
+# Glow was trained clean on 16x16 images with both, either or none, by three optimizers (Adam, [Adamax](../docs/glossary.md#adam-adamax), [Muon](../docs/glossary.md#muon)), for several lengths,
 # and put under twenty steps of PGD ([the whole grid](../docs/explosion.md)).
 
 # %% tags=["predict"]
@@ -403,7 +403,7 @@ plots.show(figure, alt)
 # %% [markdown]
 # Each mark is one training run on photographs; lines join geometric means. They fall into two bundles, and what
 # tells them apart is the prior (the next cell compares runs that differ in nothing else, on CIFAR-10 as
-# well). So the explosion is not a law of flows: in this grid (one small Glow, up to three seeds and 4,500
+# well). So the [explosion](../docs/glossary.md#explosion) is not a law of flows: in this grid (one small Glow, up to three seeds and 4,500
 # steps) it is one exponential, $e^h$, where an attack that *adds* to $h$ *multiplies* the latent. Its bound
 # takes powers of ten off the explosion, for a few hundredths of a bit on clean images and without any
 # adversarial training: a first, free defence. The couplings' bound, which looked as likely, does next to

@@ -10,7 +10,7 @@
 # | **Paper sections** | 2.1, 4 and 5: the attack on RealNVP, Table 3 |
 #
 # Is the fragility of notebook 05 a quirk of Glow? RealNVP mixes pixels in another way. The paper attacks
-# it on CelebA and LSUN Bedroom, for 10, 20 and 50 iterations; we do so live on crops of photographs, and
+# it on CelebA (faces) and LSUN Bedroom, for 10, 20 and 50 iterations; we do so live on crops of photographs, and
 # in a record on CelebA.
 
 # %%
@@ -78,7 +78,7 @@ plots.show(figure, "A crop three times, hardly different: as it is, changed for 
 #
 # Which half? Glow learns that, by 1x1 convolutions. RealNVP's **masks** $b$ are fixed: three checkerboards
 # of pixels, then a squeeze, then three halves of the channels, at each level. So half of the pixels are
-# predicted from those around them. In front stands a **logit**, which stretches $[0, 1]$ to the line: $z = \ln\frac{y}{1-y}$
+# predicted from those around them. In front stands a [logit](../docs/glossary.md#logit), which stretches $[0, 1]$ to the line: $z = \ln\frac{y}{1-y}$
 # with $y = 0.05 + 0.9\,x$. The bound on $s$ is ours: a coupling stretches at most $e^2$ times.
 
 # %% tags=["predict"]

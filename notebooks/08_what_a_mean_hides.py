@@ -5,7 +5,7 @@
 # |---|---|
 # | **Do** | take a table of attacked likelihoods apart, image by image; carry the Gaussian's worst step over to deep flows; let models judge each other's samples; prove both theorems |
 # | **Learn** | what one mean can hide, what of a deep flow's weakness is mere second-order statistics, and why robust models draw grain |
-# | **Need** | [05](05_attack_glow.ipynb): attacks, bits/dim; [07](07_hybrid_training.ipynb): adversarial, hybrid, ladder; [01](01_worst_case_of_a_gaussian.ipynb): Theorem 3.1, for beat 4 |
+# | **Need** | [05](05_attack_glow.ipynb): attacks, bits/dim; [07](07_hybrid_training.ipynb): adversarial, hybrid, ladder; [01](01_worst_case_of_a_gaussian.ipynb): Theorem 3.1, for beat 4. Handy: [03](03_universal_perturbations.ipynb) for its chequerboard, [02](02_robustness_or_accuracy.ipynb) for beat 6, the proof of 3.2 |
 # | **Minutes on 2 cores** | 30 to read, 1 to run |
 # | **Paper sections** | 5, last paragraph (the supplement), and the proofs of Theorems 3.1 and 3.2 |
 #
@@ -78,7 +78,7 @@ plots.show(figure, "Five ridge plots, one per model: hills of bits/dim at eps 0 
 #
 # > "further attack evaluations showing the distribution of obtained likelihoods" (section 5)
 #
-# The forty crops come from the test photographs (some overlap). Each was attacked by Auto-PGD in the
+# The forty crops come from the test photographs (some overlap). Each was attacked by [Auto-PGD](../docs/glossary.md#auto-pgd) in the
 # $\ell_\infty$ ball from a random start: the clean Glow (as published, no scale bounded) and RealNVP for
 # 50 steps, the adversarial model for 25, the hybrid for 80, the ladder for 20. All are lower bounds;
 # twice the steps, on eight of the crops, say how near.
@@ -225,7 +225,7 @@ for name in STYLES:
 #
 # Fit a Gaussian $\mathcal N(\mu, K)$ to training crops. Theorem 3.1 gives its worst step
 # $\delta^*(x)$ of length $r$. Now hand $x + \delta^*$ to networks that have nothing to do with it. Beside it, at
-# the same $\ell_2$ length, stand a random direction, a chequerboard drawn by hand, the Gaussian's universal
+# the same $\ell_2$ length, stand a random direction, a chequerboard drawn by hand, the Gaussian's [universal](../docs/glossary.md#universal-perturbation)
 # step $\pm r\,u_{\min}$ (3.3), another model's attack, and the model's own. The length is that of two grey
 # levels everywhere. Live, so few: 16 crops, and attacks of 20 steps of PGD in the $\ell_2$ ball, all lower
 # bounds. What leaves $[0, 1]$ is clipped.
@@ -583,7 +583,7 @@ verdicts([
 #
 # Leave the worst of the forty crops out: by what share does the clean Glow's mean at eps 8 fall?
 #
-# <details><summary>Hint 1</summary>`found["clean", 8]` holds the forty; `np.sort` puts the worst last.</details>
+# <details><summary>Hint 1</summary><code>found["clean", 8]</code> holds the forty; <code>np.sort</code> puts the worst last.</details>
 # <details><summary>Hint 2</summary>Two means and their ratio: one of forty, one of thirty-nine.</details>
 
 # %%
@@ -603,8 +603,8 @@ for name in STYLES:
 # Choose $t$ for the adversarial model such that a tenth of the clean crops set it off. What share of the
 # crops attacked at eps 1 passes?
 #
-# <details><summary>Hint 1</summary>A tenth lies above the 0.9 quantile of `found["adversarial", 0]`.</details>
-# <details><summary>Hint 2</summary>`np.quantile`, then the mean of `found["adversarial", 1] < threshold`.</details>
+# <details><summary>Hint 1</summary>A tenth lies above the 0.9 quantile of <code>found["adversarial", 0]</code>.</details>
+# <details><summary>Hint 2</summary><code>np.quantile</code>, then the mean of <code>found["adversarial", 1] &lt; threshold</code>.</details>
 
 # %%
 passes = None  # your answer, between 0 and 1
@@ -625,9 +625,9 @@ for name in STYLES:
 # The clean Glow's own attack puts much of its energy into bands of little variance. Is that all there is to it? Keep each
 # coefficient's size, $|u_i^\top\delta|$, and toss a coin for its sign. How many bits/dim, in the median, does that cost?
 #
-# <details><summary>Hint 1</summary>Into the eigenvectors' axes and back: `delta.flatten(1).double().cpu() @
-# gaussian.eigenvectors`, times signs, `@ gaussian.eigenvectors.T`.</details>
-# <details><summary>Hint 2</summary>`rise("clean", scaled(...)).median()`.</details>
+# <details><summary>Hint 1</summary>Into the eigenvectors' axes and back: <code>delta.flatten(1).double().cpu() @
+# gaussian.eigenvectors</code>, times signs, <code>@ gaussian.eigenvectors.T</code>.</details>
+# <details><summary>Hint 2</summary><code>rise("clean", scaled(...)).median()</code>.</details>
 
 # %% tags=["nbval-ignore-output"]
 tossed = None  # your answer (bits/dim)

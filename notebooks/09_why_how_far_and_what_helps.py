@@ -5,7 +5,7 @@
 # |---|---|
 # | **Do** | follow an attack through the layers, fool three detectors, swap attacks between six densities, prove a bound, break a defence |
 # | **Learn** | where fragility comes from, what outlasts an adaptive attacker, how small a proved radius is |
-# | **Need** | [01](01_worst_case_of_a_gaussian.ipynb): Theorem 3.1, certificate; [02](02_robustness_or_accuracy.ipynb): mixture; [03](03_universal_perturbations.ipynb): Glow's thin directions. Handy: [04](04_build_a_flow.ipynb), [07](07_hybrid_training.ipynb). Words: [glossary](../docs/glossary.md) |
+# | **Need** | [01](01_worst_case_of_a_gaussian.ipynb): Theorem 3.1, certificate; [02](02_robustness_or_accuracy.ipynb): mixture; [03](03_universal_perturbations.ipynb): Glow's thin directions. Handy: [04](04_build_a_flow.ipynb); [05](05_attack_glow.ipynb): the prior, the two forms of Glow; [07](07_hybrid_training.ipynb): hybrid, ladder, models that hide. Words: [glossary](../docs/glossary.md) |
 # | **Minutes on 2 cores** | 30 to read, 2 to run |
 # | **Paper sections** | beyond the paper; its claims are from the abstract, 1, 2.3, 3 and 5 |
 #
@@ -70,15 +70,15 @@ plots.show(figure, "Photographs, colour ramps and noise, and their bits/dim: ram
 #
 # > "GLOW and RealNVP are extremely sensitive to both types of attacks" (abstract)
 #
-# An attack adds a small difference. Layer after layer may stretch it. A layer's **gain** is how much longer
+# An attack adds a small difference. Layer after layer may stretch it. A layer's [gain](../docs/glossary.md#gain) is how much longer
 # the difference is behind it than before. What a layer *could* do to a tiny difference is the
-# largest *singular value* of its Jacobian $J$, the matrix of its partial derivatives:
+# largest [singular value](../docs/glossary.md#singular-value-largest) of its Jacobian $J$, the matrix of its partial derivatives:
 #
 # $$\text{gain} = \frac{|h'_\text{out} - h_\text{out}|}{|h'_\text{in} - h_\text{in}|}, \qquad
 # \sigma_{\max} = \max_v \frac{|J v|}{|v|}.$$
 #
 # As long as a layer is nearly linear over the step, its gain stays below $\sigma_{\max}$. We compare the clean Glow whose scales
-# are **bounded** with the one built as **published**. (At the end of each level sits the *prior*: the last
+# are [bounded](../docs/glossary.md#bounded-published) with the one built as [published](../docs/glossary.md#bounded-published). (At the end of each level sits the *prior*: the last
 # coupling, which standardises the latents that leave.)
 
 # %% tags=["predict"]
@@ -138,8 +138,8 @@ check("of the bounded Glow's layers {}, of {}, stay within their singular value"
 # > "GLOW models assign *lower* likelihoods to in-distribution data than out-of-distribution" (2.3, on
 # > Nalisnick et al.)
 #
-# Two repairs are known. **Typicality**: in many dimensions data do not lie where the density is greatest
-# but where its logarithm is near its mean; too probable is suspicious, too. **Complexity**: smooth images
+# Two repairs are known. [Typicality](../docs/glossary.md#typicality): in many dimensions data do not lie where the density is greatest
+# but where its logarithm is near its mean; too probable is suspicious, too. [Complexity](../docs/glossary.md#complexity-corrected-score): smooth images
 # are cheap for any coder, so subtract what a codec, PNG, needs for them. In words: distance from the usual bits, and
 # bits beyond the codec's,
 #
@@ -223,7 +223,7 @@ check("with both attacked, 10 steps, {}", auroc["complexity"][3], at_most=0.4, d
 # > "RealNVP is also susceptible to adversarial attacks, similar to GLOW models" (5)
 #
 # Similar in size, or with a *common* weakness? Then the change made for one would hurt the other. Each row
-# below is an attack of 10 steps at eps 2 on one density, scored on all.
+# below is an attack of 10 steps at eps 2 on one density, scored on all. (*Hybrid, fresh* was trained by the paper's own recipe, with a new attack at every step.)
 
 # %% tags=["predict"]
 few = inside[:4]
@@ -267,8 +267,8 @@ plots.show(figure, "A table of seven rows and six columns: the diagonal is large
 #
 # > "adversarial training can provably defend against norm-bounded adversarial attacks" (1)
 #
-# Proved for a Gaussian. For a deep flow every attack is a lower bound; is there an upper one? **Median
-# smoothing** gives one, for another score: the median of the NLL under Gaussian noise of standard deviation $\sigma$. In words:
+# Proved for a Gaussian. For a deep flow every attack is a lower bound; is there an upper one? [Median
+# smoothing](../docs/glossary.md#median-smoothing) gives one, for another score: the median of the NLL under Gaussian noise of standard deviation $\sigma$. In words:
 # moving the image moves the cloud of noisy images, clouds overlap, and so quantiles cannot jump. With $q_p$ the $p$-quantile
 # of $\mathrm{NLL}(x + \text{noise})$ and $\Phi$ the normal distribution function,
 #
@@ -288,7 +288,7 @@ plots.show(figure, "A table of seven rows and six columns: the diagonal is large
 # 4. At $x+\delta$ its probability is $\Phi\bigl((\varepsilon - |\delta|)/\sigma\bigr) \ge \Phi(0) =
 #    \tfrac12$. So $P(x+\delta+\text{noise} \in A) \ge \tfrac12$: at least half of the noisy scores at
 #    $x+\delta$ are at most $q$, hence so is their median. The lower bound is the same for $-\mathrm{NLL}$.
-# 5. *Finite samples.* $q_p$ is not known. Of $n$ draws take the $k$-th smallest, $X_{(k)}$. It lies below
+# 5. *Finite samples.* $q_p$ is not known. Of $n$ draws take the $k$-th smallest, the [order statistic](../docs/glossary.md#order-statistic) $X_{(k)}$. It lies below
 #    $q_p$ only if at least $k$ draws do, each with probability at most $p$:
 #    $P(X_{(k)} < q_p) \le P(\mathrm{Bin}(n,p) \ge k)$. Take the least $k$ that makes this at most
 #    $1-\text{confidence}$. If even $k=n$ does not, $p^n > 1-\text{confidence}$: draw more.
@@ -416,7 +416,7 @@ plots.show(figure, "Left: the noise costs from 0.2 to 3 bits/dim as sigma grows 
 #
 # A **ladder** is the mean of five densities, each trained against attacks of its own radius: $q = \tfrac15\sum_k p_k$. It is at most
 # $\log_2 5/D$ bits/dim behind its best part, wherever an attack leads (proof: [07](07_hybrid_training.ipynb)). The part that
-# carries it is the *responsible* one: by Bayes, $p(k \mid x) = p_k(x) / \sum_j p_j(x)$. Walk straight from a
+# carries it is the [responsible](../docs/glossary.md#responsible) one: by Bayes, $p(k \mid x) = p_k(x) / \sum_j p_j(x)$. Walk straight from a
 # crop to where 20 steps at eps 8 end.
 
 # %%
@@ -629,8 +629,8 @@ plots.show(figure, "Three rows of marks for models A, B and C, all between about
 #
 # <details><summary>Hint 1</summary>Twenty steps rank them; what would rank them otherwise? Give each the
 # same, longer attack.</details>
-# <details><summary>Hint 2</summary>`attacks.attack_images(secret["A"].log_prob, crops[:4], 8, num_steps=80,
-# schedule="auto", start="random", generator=seed(5))` holds minus the log-likelihoods in `.value`. Look at the change, not at
+# <details><summary>Hint 2</summary><code>attacks.attack_images(secret["A"].log_prob, crops[:4], 8, num_steps=80,
+# schedule="auto", start="random", generator=seed(5))</code> holds minus the log-likelihoods in <code>.value</code>. Look at the change, not at
 # the level.</details>
 
 # %%

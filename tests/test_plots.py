@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import io
+
+import matplotlib.image
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -260,3 +264,16 @@ def test_a_thermometer_stands_at_its_value(ax):
     column = ax.patches[0]
     assert column.get_y() + column.get_height() == pytest.approx(100)
     assert ax.texts[0].get_text() == "8 knowing nothing"
+
+
+def test_figures_are_opaque_so_that_dark_pages_do_not_swallow_their_labels(monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda *a, **k: shown.append(a[0]))
+    with plt.rc_context({"savefig.transparent": True, "figure.facecolor": "none"}):
+        plots.use_style()
+        figure, _ = plt.subplots(figsize=(2, 1), dpi=50)
+        plots.show(figure, "Two axes without a line on them.")
+    png = io.BytesIO(base64.b64decode(shown[0]["image/png"]))
+    pixels = matplotlib.image.imread(png, format="png")
+    assert pixels.shape[-1] == 3 or pixels[..., 3].min() == 1
+    assert pixels[0, 0, :3].min() == 1  # white, in the margin

@@ -256,6 +256,29 @@ def test_the_glossary_links_to_terms_that_it_has():
     assert links and links <= terms
 
 
+# Notebooks whose terms are not linked yet.
+NOT_YET = {"07_hybrid_training"}
+
+
+def test_each_term_is_linked_in_the_notebook_where_it_first_matters():
+    twins = {path.stem: path.with_suffix(".py").read_text(encoding="utf-8") for path in NOTEBOOKS}
+    terms = {slug(line[3:]) for line in GLOSSARY.splitlines() if line.startswith("## ")}
+    for name, text in twins.items():
+        linked = set(re.findall(r"docs/glossary\.md#([^)\s]+)", text))
+        assert linked <= terms, (name, linked - terms)
+    first = {}
+    for entry in re.split(r"^## ", GLOSSARY, flags=re.MULTILINE)[1:]:
+        if found := re.search(r"irst in \[\d\d\]\(\.\./notebooks/(\w+)\.ipynb\)", entry):
+            first[slug(entry.splitlines()[0])] = found[1]
+    assert len(first) > 80
+    lost = [
+        (name, term)
+        for term, name in first.items()
+        if name not in NOT_YET and f"docs/glossary.md#{term})" not in twins[name]
+    ]
+    assert not lost, f"explained in the glossary and not linked where they first matter: {lost}"
+
+
 def test_the_teaching_guide_has_a_plan_of_ninety_minutes_for_every_notebook():
     guide = (ROOT / "docs/teaching.md").read_text(encoding="utf-8")
     parts = dict(re.findall(r"^## (\d\d): .*?\n(.*?)(?=^## )", guide, re.MULTILINE | re.DOTALL))

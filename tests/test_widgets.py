@@ -12,10 +12,13 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
+from scripts import load_script
 
-from flowrob import lessons, plots
+from flowrob import lessons, plots, zoo
+from flowrob.attacks import LinfBall, lower_likelihood
 from flowrob.evaluation import anatomy
 from flowrob.linear import GaussianFlow, best_case, worst_case
+from flowrob.records import digest, read_tensors, write_tensors
 from flowrob.widgets import (
     ATTACK_EPS,
     Explorer,
@@ -23,6 +26,8 @@ from flowrob.widgets import (
     draw_layer,
     layer_explorer,
     layer_walk,
+    stored_attacks,
+    stored_recipe,
     trade_off_explorer,
     worst_case_explorer,
 )
@@ -235,3 +240,65 @@ def test_the_layer_explorer_takes_one_image_and_a_changed_one(flow):
         layer_explorer(flow, x[:1], x)
     with pytest.raises(ValueError, match="equal"):
         layer_explorer(flow, x[:1], x[:1])
+
+
+# The attacks that notebook 00 reads ---
+
+
+@pytest.fixture(scope="module")
+def stored() -> dict:
+    return stored_attacks()
+
+
+def test_the_stored_attacks_were_made_on_the_weights_that_ship():
+    recipe = stored_recipe()
+    for name, weights in recipe["models"].items():
+        now = digest(zoo.load(weights).state_dict())
+        assert recipe["weights"][name] == now, "run benchmarks/attack_a_flow.py"
+
+
+def test_the_stored_scores_are_what_the_models_say_today(stored):
+    for name, weights in stored_recipe()["models"].items():
+        flow = zoo.load(weights)
+        for change, eps in (("chosen", 0), ("chosen", 1), ("random", 4)):
+            images, bits = stored[name, change, eps]
+            torch.testing.assert_close(flow.bits_per_dim(images).detach(), bits, rtol=1e-3, atol=0)
+    wild, bits = stored["clean", "chosen", 8]  # far off the data float32 has few digits left
+    flow = zoo.load(stored_recipe()["models"]["clean"])
+    torch.testing.assert_close(flow.bits_per_dim(wild).detach(), bits, rtol=0.05, atol=0)
+
+
+def test_the_stored_changes_stay_in_the_ball_and_beat_a_short_attack(stored):
+    for (name, _, eps), (images, _) in stored.items():
+        x = stored[name, "chosen", 0][0]
+        assert images.min() >= 0 and images.max() <= 1
+        assert (images - x).abs().max() * 256 <= eps + 1e-4
+    x, found = stored["clean", "chosen", 0][0][:2], stored["clean", "chosen", 1][1][:2]
+    flow = zoo.load(stored_recipe()["models"]["clean"])
+    short = lower_likelihood(flow.log_prob, x, LinfBall(1 / 256), num_steps=3).x
+    assert (found >= flow.bits_per_dim(short)).all()
+
+
+def test_the_script_writes_what_is_read(tmp_path, stored):
+    path = tmp_path / "own.safetensors"
+    load_script("benchmarks/attack_a_flow.py").main(
+        ["--steps", "1", "--limit", "1", "--out", str(path)]
+    )
+    own = stored_attacks(path)
+    assert list(own) == list(stored)
+    flow = zoo.load(stored_recipe(path)["models"]["clean"])
+    for change in ("chosen", "random"):
+        images, bits = own["clean", change, 2]
+        torch.testing.assert_close(flow.bits_per_dim(images).detach(), bits, rtol=1e-4, atol=0)
+        assert (bits > own["clean", change, 0][1]).all()
+
+    words, tensors = read_tensors(path, "attack grid", ["recipe"])
+    words["recipe"] = words["recipe"].replace('"photographs": [27]', '"photographs": [28]')
+    write_tensors(path, "attack grid", tensors, words)
+    with pytest.raises(ValueError, match="photographs installed here are not those attacked"):
+        stored_attacks(path)
+
+
+def test_without_the_file_it_is_said_which(tmp_path):
+    with pytest.raises(ValueError, match=r"absent\.safetensors is no regular file"):
+        stored_attacks(tmp_path / "absent.safetensors")
