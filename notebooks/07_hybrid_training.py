@@ -10,7 +10,7 @@
 # | **Paper sections** | 4 (adversarial and hybrid training) and 5: Tables 1 and 2 |
 #
 # Notebook 05 broke a Glow. The paper's remedy is to show the model its own worst cases while it
-# learns, beside clean images: *hybrid training*. It reports that this works. So it does, for as long as
+# learns, beside clean images: [hybrid training](../docs/glossary.md#hybrid-training). It reports that this works. So it does, for as long as
 # the attack is short.
 
 # %%
@@ -55,7 +55,7 @@ plots.show(figure, "Three panels: against adversarial models attacks find the sa
 # %% [markdown]
 # Six Glows that ship with this package, under attacks that go on. What the attack finds against an
 # adversarial model it finds at once. Against the hybrid ones it finds more and more: hybrid training, as
-# it stands, still hides from short attacks, and its robustness is a matter of the attacker's patience.
+# it stands, still [hides](../docs/glossary.md#hides) from short attacks, and its robustness is a matter of the attacker's patience.
 # This notebook shows how that comes about, and a density that does not need the attacker to be lazy.
 #
 # ## 1. One loss, three mixtures of it
@@ -162,8 +162,8 @@ check("under 20 steps at eps 8 the clean model is {} bits/dim worse than the hyb
 # %% [markdown]
 # ## 3. Attack for longer
 #
-# An attacked number is a *lower bound*: it says what one attack found, not what there is. So attack for
-# longer, from several starts, until longer attacks find no more: then the number is **converged**.
+# An attacked number is a [lower bound](../docs/glossary.md#lower-bound): it says what one attack found, not what there is. So attack for
+# longer, from several starts, until longer attacks find no more: then the number is [converged](../docs/glossary.md#converged).
 # Where the budget ends first it is written $\ge$.
 
 # %% tags=["predict"]
@@ -247,7 +247,7 @@ plots.show(figure, "Bits/dim along a path from a crop over the end of a short at
 #
 # ## 5. The ladder: no need to be everything at once
 #
-# A hybrid asks one network to be sharp on clean images and flat on attacked ones. Instead, take five,
+# A hybrid asks one network to be sharp on clean images and flat on attacked ones. Instead, take five (a [ladder](../docs/glossary.md#ladder)),
 # each trained adversarially at a radius of its own, $\epsilon_k \in \{0, 1, 2, 4, 8\}$, and average
 # their densities. A mean is at least a fifth of each of its parts, so whatever an attack does to $x$:
 #
@@ -310,7 +310,7 @@ plots.show(figure, "Left: the ladder follows the lowest of its parts at every ep
 # %% [markdown]
 # **What we see.** Left: the ladder follows whichever part is lowest; dotted, its inner rungs. Right: how
 # far its rivals lie above it. *Pair* is the mean of the clean and the adversarial model alone: good at
-# both ends, dear in between. *Student-t* is the clean model with a base of heavier tails, for which
+# both ends, dear in between. [Student-t](../docs/glossary.md#student-t-base) is the clean model with a base of heavier tails, for which
 # nothing is trained. The hybrid's line is a lower bound: beat 3 said how low.
 
 # %% tags=["nbval-ignore-output"]
@@ -328,7 +328,7 @@ for rival in ("hybrid", "pair", "Student-t"):
 # ## 6. What it costs
 #
 # The ladder is five networks, to train and to evaluate. Robust training costs time, too: an attacked
-# image needs a backward pass for every attack step. And both cost likelihood, which one sees in what
+# image needs a [backward pass](../docs/glossary.md#backward-pass) for every attack step. And both cost likelihood, which one sees in what
 # they draw.
 
 # %% tags=["nbval-ignore-output"]
@@ -411,7 +411,7 @@ plots.show(figure, "Bits/dim found against eps on CIFAR-10 and photographs: the 
            "eps, the hybrids lie above it, the clean Glow leaves the picture.")  # fmt: skip
 
 # %% [markdown]
-# On images held out: on CIFAR-10 and the photographs found by searches that go on until longer attacks find
+# On images held out: on CIFAR-10 and the photographs the [strongest](../docs/glossary.md#strongest) attack on each, found by searches that go on until longer attacks find
 # no more, or the budget ends. The hybrid by the paper's own recipe (half attacked, ten
 # fresh steps) is the worst of the robust ones from two grey levels on. All rows, and CelebA beside the
 # paper's Table 2 (LSUN Bedroom, which we have not run), are in [tables.md](../docs/tables.md).
@@ -483,9 +483,9 @@ check("on attacked crops the mean of three is at worst {} bits behind its best p
 # `ladder.posterior(x)` is $p(k \mid x)$. Move the crops by uniform noise of 4 grey levels: for what
 # share of them is the rung of eps 1 the likeliest?
 #
-# <details><summary>Hint 1</summary>`units.dequantize` takes grey levels; add integers from -4 to 4
+# <details><summary>Hint 1</summary><code>units.dequantize</code> takes grey levels; add integers from -4 to 4
 # first, and clamp.</details>
-# <details><summary>Hint 2</summary>`.argmax(1) == 1`, then the mean.</details>
+# <details><summary>Hint 2</summary><code>.argmax(1) == 1</code>, then the mean.</details>
 
 # %%
 share_one = None  # your answer
@@ -506,9 +506,9 @@ print("share of crops by the likeliest rung:", (says.bincount(minlength=5) / len
 # Train the hybrid again by the paper's recipe, ten steps each time anew, from `copy.deepcopy(base)`. Does
 # it hide? `hidden` says what patience finds against your model beyond one round of 20 steps.
 #
-# <details><summary>Hint 1</summary>`Loss.of("hybrid", eps_warmup_steps=60)` has the paper's
+# <details><summary>Hint 1</summary><code>Loss.of("hybrid", eps_warmup_steps=60)</code> has the paper's
 # defaults.</details>
-# <details><summary>Hint 2</summary>`fit(fresh, images, loss, seed=1, **longer)`.</details>
+# <details><summary>Hint 2</summary><code>fit(fresh, images, loss, seed=1, **longer)</code>.</details>
 
 # %%
 fresh = None  # your model

@@ -256,10 +256,6 @@ def test_the_glossary_links_to_terms_that_it_has():
     assert links and links <= terms
 
 
-# Notebooks whose terms are not linked yet.
-NOT_YET = {"07_hybrid_training"}
-
-
 def test_each_term_is_linked_in_the_notebook_where_it_first_matters():
     twins = {path.stem: path.with_suffix(".py").read_text(encoding="utf-8") for path in NOTEBOOKS}
     terms = {slug(line[3:]) for line in GLOSSARY.splitlines() if line.startswith("## ")}
@@ -274,7 +270,7 @@ def test_each_term_is_linked_in_the_notebook_where_it_first_matters():
     lost = [
         (name, term)
         for term, name in first.items()
-        if name not in NOT_YET and f"docs/glossary.md#{term})" not in twins[name]
+        if f"docs/glossary.md#{term})" not in twins[name]
     ]
     assert not lost, f"explained in the glossary and not linked where they first matter: {lost}"
 
