@@ -43,6 +43,8 @@ import torch
 from PIL import Image, ImageOps
 from tqdm.auto import tqdm
 
+from flowrob.checks import checked
+
 SPLITS = {
     "photos": ("train", "valid", "test"),
     "cifar10": ("train", "test"),
@@ -178,6 +180,7 @@ def load(
     return torch.from_numpy(stack).permute(0, 3, 1, 2).contiguous()
 
 
+@checked
 def photo_crops(split: str = "train", size: int = 32) -> list[Crop]:
     """Where each image of ``load("photos", split=split, size=size)`` was cut, in that order.
 
@@ -197,6 +200,7 @@ def photo_crops(split: str = "train", size: int = 32) -> list[Crop]:
     return list(_photos(_check_split("photos", split), size, 3)[0])
 
 
+@checked
 def photo_tiles(split: str = "test", size: int = 32) -> torch.Tensor:
     """Which held-out square each image of ``load("photos", split=split, size=size)`` lies in.
 

@@ -18,6 +18,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from flowrob.checks import checked
+
 # How sure a prediction is said to be, and how often such predictions ought to be right.
 SURENESS = {"a guess": None, "fairly sure": 0.75, "certain": 0.95}
 
@@ -28,6 +30,7 @@ class CheckFailed(AssertionError):
     """A sentence of a notebook that does not hold."""
 
 
+@checked
 def rounded(value: float, digits: int = 2) -> str:
     """A number in significant digits, as one would write it: no exponent up to a million.
 
@@ -46,6 +49,7 @@ def rounded(value: float, digits: int = 2) -> str:
     return f"{float(f'{mantissa}e{exponent}'):,.{max(digits - 1 - power, 0)}f}"
 
 
+@checked
 def times_less_probable(bits_per_dim: float, num_dims: int) -> str:
     """How many times less probable an image has become that costs so many more bits/dim.
 
@@ -110,6 +114,7 @@ class Prediction:
         return ipywidgets.VBox([question, radio, sure])
 
 
+@checked
 def predict(name: str, question: str, *, options: Sequence[str | float]) -> Prediction:
     """Ask before the result is shown. Returns at once; what was said earlier under ``name`` stays.
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from flowrob.attacks import Objective
 from flowrob.attacks.objectives import Composite
+from flowrob.checks import checked
 from flowrob.distributed import Group, sharded
 from flowrob.evaluation.robustness import robustness_table
 from flowrob.flows import Flow
@@ -68,6 +69,7 @@ def mixture(*log_probs: Objective, weights: Sequence[float] | None = None) -> Mi
     return Mixture(log_probs, log_of_weights(weights, len(log_probs)))
 
 
+@checked
 def mixture_bound(bits: Tensor, num_dims: int, weights: Sequence[float] | None = None) -> Tensor:
     """What no attack can drive a mixture above, image by image: min_k [b_k + log2(1/w_k) / D].
 
@@ -112,6 +114,7 @@ class Rebased(Composite):
         return base + log_det - dims * math.log(self.scale)
 
 
+@checked
 def rebased(flow: Flow, scale: float = 1.0, degrees: float = math.inf) -> Rebased:
     """The log-density of a flow once its standard normal base is replaced, without training.
 
@@ -142,6 +145,7 @@ def rebased(flow: Flow, scale: float = 1.0, degrees: float = math.inf) -> Rebase
     return Rebased(flow, float(scale), float(degrees))
 
 
+@checked
 def uniform(x: Tensor) -> Tensor:
     """log p of the uniform density on [0, 1]^D: 0 inside, -inf outside.
 
@@ -178,6 +182,7 @@ class ChosenBase:
         return {self.parameter: self.value, **facts}
 
 
+@checked
 def choose_base(
     flow: Flow,
     parameter: str,

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from flowrob.attacks.objectives import in_double
+from flowrob.checks import checked
 from flowrob.evaluation.table import Table
 from flowrob.flows import Bijection, Chain, Flow, MultiScale
 
@@ -51,6 +52,7 @@ class Anatomy:
         return Table(rows, "Where the bits/dim come from: mean change, latent norm and log-det")
 
 
+@checked
 def anatomy(flow: Flow, x: Tensor, x_attacked: Tensor) -> Anatomy:
     """Where inside the flow an attack acts, term by term of the change of variables:
 
@@ -90,6 +92,7 @@ def anatomy(flow: Flow, x: Tensor, x_attacked: Tensor) -> Anatomy:
     return Anatomy(walk.layers, latent, log_det, torch.stack(walk.seen) / start, total)
 
 
+@checked
 def activations(flow: Flow, x: Tensor) -> tuple[list[tuple[int, str]], list[Tensor]]:
     """What every layer makes of x, in the order in which the layers are applied:
 

@@ -32,6 +32,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from flowrob.attacks import Objective, attack_images
+from flowrob.checks import checked
 from flowrob.evaluation.bits import check_eps, integer_noise
 from flowrob.evaluation.convergence import Budget, Search, converge
 from flowrob.evaluation.defences import Mixture, mixture_bound
@@ -39,6 +40,7 @@ from flowrob.evaluation.robustness import Protocol, models_by_name, suspicions
 from flowrob.evaluation.table import Table
 
 
+@checked
 def schedules(steps: Iterable[int] = (20, 100), auto: bool | int = True) -> dict[str, dict]:
     """Attacks by name, as options of :func:`flowrob.attacks.attack_images`.
 
@@ -63,6 +65,7 @@ REDRAWN = "redrawn"  # the row of a randomised log_prob, in the place of the str
 ATTACKS = schedules()
 
 
+@checked
 def strongest_table(
     models: Objective | Mapping[str, Objective],
     images: Tensor,

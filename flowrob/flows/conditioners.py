@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 from torch.nn.utils.parametrizations import weight_norm
 
+from flowrob.checks import checked
+
 
 class ZeroConv2d(nn.Conv2d):
     """A 3x3 convolution that starts at zero, with a learned gain: y = e^(3 g) (w * x + b).
@@ -42,6 +44,7 @@ class ZeroConv2d(nn.Conv2d):
         return F.conv2d(x, self.weight * gain[:, None, None, None], self.bias * gain, padding=1)
 
 
+@checked
 def conv_net(
     in_channels: int, out_channels: int, width: int, generator: torch.Generator
 ) -> nn.Module:
@@ -127,6 +130,7 @@ def _normalized_conv(in_channels: int, out_channels: int, generator: torch.Gener
     return weight_norm(_he_normal(conv, generator))
 
 
+@checked
 def mlp(n_in: int, n_out: int, width: int, generator: torch.Generator) -> nn.Module:
     """For a flow on the plane: two smooth hidden layers, and a last one that starts at zero.
 

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from flowrob.checks import checked
 from flowrob.flows.models import Flow
 from flowrob.units import bits_per_dim
 
@@ -127,6 +128,7 @@ class FlowMixture(nn.Module):
         """
         return (self.log_probs(x) + self.log_weights.to(x)[:, None]).softmax(0).T
 
+    @checked
     def sample(
         self, num_samples: int, generator: torch.Generator, temperature: float = 1.0
     ) -> Tensor:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from flowrob.checks import checked
 from flowrob.flows.bijections import (
     ActNorm,
     Bijection,
@@ -149,6 +150,7 @@ class Flow(nn.Module):
             )
         return self.bijection.inverse(z)[0]
 
+    @checked
     def sample(
         self, num_samples: int, generator: torch.Generator, temperature: float = 1.0
     ) -> Tensor:
@@ -187,6 +189,7 @@ def _holds_levels(chain: Chain) -> bool:
     return any(isinstance(bijection, MultiScale) for bijection in chain)
 
 
+@checked
 def standard_normal_log_prob(z: Tensor) -> Tensor:
     """``log N(z; 0, I) = -1/2 |z|^2 - (D/2) log(2 pi)``, shape (batch,)."""
     z = z.flatten(1)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from flowrob.checks import checked
 from flowrob.flows.bijections import InvertibleConv1x1
 from flowrob.flows.models import Flow
 
@@ -43,6 +44,7 @@ class Invertibility:
         return "\n".join(lines)
 
 
+@checked
 def invertibility(flow: Flow, x: Tensor) -> Invertibility:
     """Round-trip error of ``flow`` on ``x`` in both precisions, and its matrices' conditions.
 

@@ -18,6 +18,7 @@ from collections.abc import Callable
 
 import torch
 
+from flowrob.checks import checked
 from flowrob.linear.frontier import (
     is_sphere,
     normal_points,
@@ -29,6 +30,7 @@ from flowrob.linear.gaussian import GaussianFlow, worst_case
 from flowrob.linear.sphere import check_mixing, procedure_name, require, spherical_growth
 
 
+@checked
 def retrain(
     flow: GaussianFlow,
     radius: float,
@@ -108,6 +110,7 @@ def universal_drop(truth: GaussianFlow, model: GaussianFlow, radius: float) -> f
     return float(worst_case(model, truth.mean[None], radius).drop)
 
 
+@checked
 def universal_training(
     flow: GaussianFlow,
     radius: float,

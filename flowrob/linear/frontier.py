@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from scipy import optimize
 
+from flowrob.checks import checked
 from flowrob.linear.gaussian import GaussianFlow, worst_case
 from flowrob.linear.sphere import require, sensitivity, variance_growth
 
@@ -56,6 +57,7 @@ class ParetoPoint(NamedTuple):
     certificate: float
 
 
+@checked
 def trade_off(
     truth: GaussianFlow,
     model: GaussianFlow,
@@ -95,6 +97,7 @@ def trade_off(
     return TradeOff(drop, float(attacked.drop.mean()))
 
 
+@checked
 def certificate(
     truth: GaussianFlow,
     model: GaussianFlow,
@@ -129,6 +132,7 @@ def certificate(
     return float(0.5 * (q - 1 - q.log()).sum())
 
 
+@checked
 def pareto_frontier(
     flow: GaussianFlow,
     radius: float,

@@ -21,9 +21,12 @@ import math
 import numpy as np
 from scipy import optimize, special
 
+from flowrob.checks import checked
+
 PROCEDURES = {"a": "rescaled", "b": "redrawn", "c": "accumulated", "d": "fixed"}
 
 
+@checked
 def chi_mean(n: int) -> float:
     """kappa_n = E chi_n = sqrt(2) Gamma((n + 1) / 2) / Gamma(n / 2), the mean length of N(0, I_n).
 
@@ -106,6 +109,7 @@ def sensitivity(v: float, eps: float, sigma: float, n: int) -> float:
     return n * variance_growth(eps, sigma, n) / (2 * v)
 
 
+@checked
 def spherical_growth(
     eps: float,
     sigma: float,
@@ -153,6 +157,7 @@ def spherical_growth(
     return np.array(growth)
 
 
+@checked
 def failure_probability(v: float, eps: float, sigma: float, n: int, max_drop: float) -> float:
     """P(drop > max_drop) = P(chi_n > (2 v max_drop - e^2) / (2 e)), exactly.
 
@@ -170,6 +175,7 @@ def failure_probability(v: float, eps: float, sigma: float, n: int, max_drop: fl
     return _chi_survival((2 * v * max_drop - e * e) / (2 * e), n) if e > 0 else 0.0
 
 
+@checked
 def rounds_for(
     eps: float,
     sigma: float,
@@ -233,6 +239,7 @@ def rounds_for(
     return rounds
 
 
+@checked
 def stability_limit(n: int, hybrid_weight: float = 0.0, damping: float = 0.0) -> float:
     """The e = eps / sigma above which procedure (d) oscillates around a spherical truth.
 
