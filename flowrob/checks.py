@@ -1,7 +1,7 @@
 """Checks of arguments: what a signature says is held against what a caller gives, before any work.
 
     @checked                 what is annotated: numbers, tensors, flows, generators, texts
-    @drawn                   what is not, data for a figure: an error says which figure and what it got
+    @drawn                   what is not, data for a figure: the error says what it got
 
 Both raise errors whose words name the argument. Values, a negative radius for example, are the
 business of the function itself.

@@ -138,6 +138,7 @@ def predict(name: str, question: str, *, options: Sequence[str | float]) -> Pred
     return fresh
 
 
+@checked
 def outcome(name: str, truth: str | float, digits: int = 2) -> None:
     """Print what was predicted, what it is, and how far off that was.
 
@@ -151,7 +152,9 @@ def outcome(name: str, truth: str | float, digits: int = 2) -> None:
         ValueError: the truth is none of the options.
     """
     if name not in _PREDICTIONS:
-        raise LookupError(f"no prediction {name!r}: run its cell first ({list(_PREDICTIONS)})")
+        raise LookupError(
+            f"no prediction of name {name!r}: run its cell first ({list(_PREDICTIONS)})"
+        )
     asked = _PREDICTIONS[name]
     right, is_number = truth, not isinstance(truth, str)
     if is_number and all(not isinstance(option, str) for option in asked.options):
@@ -202,6 +205,7 @@ def calibration() -> None:
 # Verdicts as sentences ---
 
 
+@checked
 def check(
     sentence: str,
     *values: float,
@@ -273,6 +277,7 @@ def _bound(value: float) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
+@checked
 def verdicts(rows: Iterable[tuple[str, str, str, str]]):
     """The closing table: what the paper says, where, what we measured, and the verdict.
 
@@ -285,8 +290,10 @@ def verdicts(rows: Iterable[tuple[str, str, str, str]]):
 
     from flowrob.evaluation.table import pipe_table
 
-    rows = list(rows)
+    rows = [tuple(row) for row in rows]
     for row in rows:
+        if len(row) != 4 or not all(isinstance(cell, str) for cell in row):
+            raise ValueError(f"rows must hold four texts each, got {row!r}")
         if not row[3].startswith(("agrees", "disagrees", "slip", "cannot say", "our question")):
             raise ValueError(f"{row[3]!r} is no verdict")
     return Markdown(pipe_table(["the paper says", "where", "we measured", "same?"], rows))
@@ -311,7 +318,10 @@ def grade(
         print("Your turn: put your answer into the cell above, run it, then run this one.")
         return
     for arguments in at:
-        expected = truth(*arguments) if callable(truth) else truth
+        try:
+            expected = truth(*arguments) if callable(truth) else truth
+        except TypeError as error:
+            raise TypeError(f"truth cannot be evaluated at {arguments}: {error}") from error
         try:
             answer = given(*arguments) if callable(given) else given
             gaps, scale = _gaps(answer, expected)

@@ -17,6 +17,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from flowrob.checks import checked, drawn
@@ -57,11 +58,19 @@ def show(figure, alt: str) -> None:
     The picture carries ``alt`` as its ``image/png`` metadata, which nbconvert and others write into
     the page, and as its plain text. In a live notebook it is also an ``<img alt>``: JupyterLab
     takes alt texts from HTML alone. The build takes that copy out again, since hosts drop it.
+    Outside IPython there is no place to show it: then ``alt`` is printed, and that it was not.
     """
+    from IPython.core.interactiveshell import InteractiveShell
     from IPython.display import display
 
     if len(alt.split()) < 5:
         raise ValueError(f"alt={alt!r}: say in a sentence what the picture shows")
+    if not isinstance(figure, Figure):
+        raise TypeError(f"figure must be a matplotlib Figure, got {type(figure).__name__}")
+    if not InteractiveShell.initialized():
+        plt.close(figure)
+        print(f"{alt}\n(No notebook to show this figure in: keep it with figure.savefig(path).)")
+        return
     png = io.BytesIO()
     figure.savefig(png, format="png")
     plt.close(figure)

@@ -167,6 +167,7 @@ def read_tensors(
     return texts, tensors
 
 
+@checked
 @contextmanager
 def locked(path: str | os.PathLike) -> Iterator[None]:
     """While this runs, no other process may do the same with ``path``.

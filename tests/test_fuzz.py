@@ -159,7 +159,6 @@ KNOWN: dict[str, st.SearchStrategy] = {
     "x:one": of(PICTURES[:1]),
     "attacked": of(PICTURES[1:2]),
     "flow:deep": made(lambda: FLOW),
-    "flow:fresh": made(fresh_flow),
     "model": made(lambda: GAUSSIAN),
     "truth": made(lambda: GAUSSIAN),
     "num_samples": of(1, 8),
@@ -462,9 +461,9 @@ TARGETS: dict[str, tuple[Callable, str]] = {
     # attacks, units
     "score_images": (attacks.score_images, "log_prob levels noise:drawn batch_size"),
     "units.bits_per_dim": (units.bits_per_dim, "log_prob:values num_dims"),
-    "check_dense": (units.check_dense, "x name:question"),
+    "check_dense": (units.check_dense, "x"),
     "check_number": (lambda radius: units.check_number(radius=radius), "radius"),
-    "check_images": (units.check_images, "images name:question"),
+    "check_images": (units.check_images, "images"),
     # data, zoo, paper, cli, distributed, flowrob itself
     "photo_crops": (data.photo_crops, "split size"),
     "photo_tiles": (data.photo_tiles, "split size"),
@@ -499,7 +498,7 @@ TARGETS: dict[str, tuple[Callable, str]] = {
     "Flow.decode": (lambda z: FLOW.decode(z), "z:picture"),
     "Flow.bits_per_dim": (lambda x: FLOW.bits_per_dim(x), "x:picture"),
     "Flow.sample": (lambda **more: FLOW.sample(**more), "num_samples generator temperature"),
-    "Flow.initialize": (lambda flow, x: flow.initialize(x), "flow:fresh x:picture"),
+    "Flow.initialize": (lambda x: fresh_flow().initialize(x), "x:picture"),
     "FlowMixture": (
         lambda parts, weights: flows.FlowMixture(parts, weights),
         "parts weights:shares",

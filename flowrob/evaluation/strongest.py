@@ -141,6 +141,7 @@ def strongest_table(
     return hunt.run(progress).table("strongest", caption)
 
 
+@checked
 def converged_table(
     models: Objective | Mapping[str, Objective],
     images: Tensor,

@@ -29,6 +29,7 @@ class ZeroConv2d(nn.Conv2d):
 
     bias: nn.Parameter  # never None
 
+    @checked
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__(in_channels, out_channels, 3, padding=1)
         self.log_gain = nn.Parameter(torch.zeros(out_channels))
@@ -96,6 +97,7 @@ class ResidualNet(nn.Module):
         generator: draws the weights.
     """
 
+    @checked
     def __init__(
         self,
         in_channels: int,

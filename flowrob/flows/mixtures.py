@@ -34,7 +34,10 @@ def log_of_weights(weights: Sequence[float] | None, count: int) -> Tensor:
     """
     if count < 1:
         raise ValueError("a mixture needs at least one part")
-    shares = [1.0 / count] * count if weights is None else [float(w) for w in weights]
+    try:
+        shares = [1.0 / count] * count if weights is None else [float(w) for w in weights]
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"weights must hold one number per part, got {weights!r}") from error
     if len(shares) != count or min(shares) <= 0.0 or abs(sum(shares) - 1.0) > 1e-6:
         raise ValueError(
             f"weights must hold {count} positive numbers that sum to 1, one per part, got "
@@ -68,6 +71,10 @@ class FlowMixture(nn.Module):
         self, parts: Mapping[str, Flow] | Sequence[Flow], weights: Sequence[float] | None = None
     ):
         super().__init__()
+        if not isinstance(parts, Mapping | Sequence | nn.ModuleList) or isinstance(
+            parts, str | bytes
+        ):
+            raise TypeError(f"parts must be flows, in a list or by name, got {parts!r}")
         if not isinstance(parts, Mapping):
             parts = {str(index): part for index, part in enumerate(parts)}
         log_weights = log_of_weights(weights, len(parts))

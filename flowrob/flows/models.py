@@ -109,14 +109,23 @@ class Flow(nn.Module):
             x: ``(batch, *event_shape)``, floating point; images in [0, 1].
 
         Returns:
-            (batch,) log-densities.
+            (batch,) log-densities; -inf where the density is 0 (RealNVP, well outside [0, 1]).
 
         Raises:
             TypeError: x is not a floating-point tensor.
             ValueError: x has another shape than ``(batch, *event_shape)``.
         """
         z, log_det = self._map(x)
-        return standard_normal_log_prob(z) + log_det
+        return self._supported(x, standard_normal_log_prob(z) + log_det)
+
+    def _supported(self, x: Tensor, log_prob: Tensor) -> Tensor:
+        """-inf where a leading logit has no value for x: there the density is 0."""
+        first = self.bijection
+        while isinstance(first, Chain) and len(first.bijections):
+            first = first.bijections[0]
+        if not isinstance(first, Logit):
+            return log_prob
+        return log_prob.masked_fill(first.outside(x), -math.inf)
 
     def bits_per_dim(self, x: Tensor) -> Tensor:
         """-log2 p(x) / D + 8: the bits that one of an 8-bit image's D numbers costs.
@@ -143,12 +152,21 @@ class Flow(nn.Module):
         Raises:
             ValueError: z has not num_dims numbers per sample.
         """
+        check_dense(z, "z")
+        if not z.is_floating_point():
+            raise TypeError(f"z must be floating point, got {z.dtype}")
         if math.prod(z.shape[1:]) != self.num_dims:
             raise ValueError(
                 f"z must hold {self.num_dims} latents per sample, as encode(x) returns them, "
                 f"got shape {tuple(z.shape)}"
             )
-        return self.bijection.inverse(z)[0]
+        try:
+            return self.bijection.inverse(z)[0]
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(
+                f"z must have the shape and precision that encode(x) returns, got {z.dtype} of "
+                f"shape {tuple(z.shape)} ({error})"
+            ) from error
 
     @checked
     def sample(
@@ -192,6 +210,8 @@ def _holds_levels(chain: Chain) -> bool:
 @checked
 def standard_normal_log_prob(z: Tensor) -> Tensor:
     """``log N(z; 0, I) = -1/2 |z|^2 - (D/2) log(2 pi)``, shape (batch,)."""
+    if z.dim() < 2:
+        raise ValueError(f"z must have shape (batch, ...), got {tuple(z.shape)}")
     z = z.flatten(1)
     return -0.5 * z.square().sum(1) - 0.5 * z.shape[1] * math.log(2.0 * math.pi)
 
@@ -418,7 +438,7 @@ def published(name: str) -> Flow:
         ValueError: no such model.
     """
     if name not in PUBLISHED:
-        raise ValueError(f"no published size {name!r}: choose one of {sorted(PUBLISHED)}")
+        raise ValueError(f"no published size of name {name!r}: choose one of {sorted(PUBLISHED)}")
     builder, arguments = PUBLISHED[name]
     return builder(**arguments)
 

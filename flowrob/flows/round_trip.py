@@ -58,6 +58,8 @@ def invertibility(flow: Flow, x: Tensor) -> Invertibility:
     Returns:
         An :class:`Invertibility`. An error that is not finite is reported as infinity.
     """
+    if not flow._check(x).numel():
+        raise ValueError(f"x must hold samples, got shape {tuple(x.shape)}")
     errors = []
     with torch.no_grad():
         for dtype in (torch.float32, torch.float64):

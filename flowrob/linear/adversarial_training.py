@@ -96,6 +96,7 @@ def retrain(
     return [flow, *(with_spectrum(flow, spectrum) for spectrum in spectra[1:])]
 
 
+@checked
 def universal_drop(truth: GaussianFlow, model: GaussianFlow, radius: float) -> float:
     """``max_{|delta| <= radius} E_truth[L(x) - L(x + delta)]``, in nats: one delta for all x.
 

@@ -23,8 +23,9 @@ import torch
 from scipy import optimize
 
 from flowrob.checks import checked
-from flowrob.linear.gaussian import GaussianFlow, worst_case
+from flowrob.linear.gaussian import GaussianFlow, _real, worst_case
 from flowrob.linear.sphere import require, sensitivity, variance_growth
+from flowrob.units import check_number
 
 
 class TradeOff(NamedTuple):
@@ -216,8 +217,14 @@ def water_filling(eigenvalues, radius: float) -> torch.Tensor:
     >>> water_filling([0.1, 0.5, 1.0, 2.0], 0.8)
     tensor([0.6200, 0.6200, 1.0000, 2.0000], dtype=torch.float64)
     """
-    lam = torch.as_tensor(eigenvalues, dtype=torch.float64)
-    require(lam.ndim == 1 and bool((lam > 0).all()), "eigenvalues", eigenvalues, "positive, (n,)")
+    check_number(radius=radius)
+    lam = _real(eigenvalues, "eigenvalues").to(torch.float64)
+    require(
+        lam.ndim == 1 and len(lam) > 0 and bool((lam > 0).all()),
+        "eigenvalues",
+        eigenvalues,
+        "positive, (n,)",
+    )
     require(math.isfinite(radius) and radius >= 0, "radius", radius, "finite and non-negative")
     ascending = lam.sort().values
     counts = torch.arange(1, len(lam) + 1, dtype=torch.float64)

@@ -36,6 +36,8 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
+from flowrob.checks import checked
+
 EPS = torch.finfo(torch.float64).eps
 TINY = 1e-290  # stands for t = 0 in 1 / (w_i + t), where b_i = w_i = 0 may meet
 CHUNK = 2**19  # numbers per work array: large enough for fast matrix products, small in memory
@@ -156,6 +158,11 @@ class GaussianFlow(torch.nn.Module):
         return cls.from_eigen(mean, variances + ridge, rows.T)
 
     def _set(self, mean: Tensor, covariance: Tensor, eigenvalues: Tensor, vectors: Tensor) -> None:
+        if not (eigenvalues.isfinite().all() and covariance.isfinite().all()):
+            raise ValueError(
+                "covariance is too large for float64: its eigenvalues overflow; measure x in "
+                "larger units"
+            )
         largest = vectors.abs().argmax(0, keepdim=True)
         vectors = vectors * vectors.gather(0, largest).sign()  # the same U on every machine
         self.register_buffer("mean", mean.detach().to(torch.float64, copy=True))
@@ -191,6 +198,7 @@ class GaussianFlow(torch.nn.Module):
         log_volume = self.eigenvalues.log().sum() + len(self.mean) * math.log(2 * math.pi)
         return -0.5 * (square + log_volume)
 
+    @checked
     def sample(self, num_samples: int, generator: Generator) -> Tensor:
         """x = mu + U diag(lam)^1/2 z, z ~ N(0, I): (num_samples, n), float64.
 
@@ -198,6 +206,8 @@ class GaussianFlow(torch.nn.Module):
             num_samples: how many.
             generator: the only source of randomness; draws on its own device.
         """
+        if num_samples < 0:
+            raise ValueError(f"num_samples must be at least 0, got {num_samples}")
         return self.decode(_normal(num_samples, len(self.mean), generator).to(self.mean.device))
 
 
@@ -349,6 +359,11 @@ def _extreme(flow, x, radius, *, best: bool, generator: Generator | None) -> Per
     eta = torch.where(radius > 0, excess + (not best), math.inf) * (sign / (2 * lam[0]))
     nats = radius.square() * (sign / (2 * lam[0]))
     parts = drop * nats + 0.0, eta + 0.0, hard & (radius > 0), bound * nats + 0.0  # no -0.0
+    if not (parts[0].isfinite().all() and parts[3].isfinite().all()):
+        raise ValueError(
+            f"radius must be such that radius^2 / eigenvalues is a float64, got {radius.max():.3g} "
+            f"over an eigenvalue of {lam[0]:.3g}: the drop overflows"
+        )
     return Perturbation(delta.reshape(x.shape), *parts)
 
 

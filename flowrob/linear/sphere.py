@@ -68,6 +68,7 @@ def variance_growth(eps: float, sigma: float, n: int) -> float:
     >>> round(variance_growth(eps=1.0, sigma=3.0, n=10), 4)
     0.2167
     """
+    check_real(eps=eps, sigma=sigma)
     require(bool(np.all(np.asarray(eps) >= 0)), "eps", eps, "non-negative")
     require(bool(np.all(np.asarray(sigma) > 0)), "sigma", sigma, "positive")
     e = eps / sigma
@@ -87,7 +88,9 @@ def natural_drop(v: float, n: int) -> float:
     >>> round(float(natural_drop(2.0, n=10)), 4)
     0.9657
     """
+    check_real(v=v)
     require(bool(np.all(np.asarray(v) > 0)), "v", v, "a positive ratio of variances")
+    require(isinstance(n, int) and n >= 1, "n", n, "a whole number of dimensions, at least 1")
     return n / 2 * (np.log(v) + 1 / v - 1)
 
 
@@ -105,6 +108,7 @@ def sensitivity(v: float, eps: float, sigma: float, n: int) -> float:
     >>> round(sensitivity(2.0, eps=1.0, sigma=1.0, n=10), 4)
     1.7922
     """
+    check_real(v=v)
     require(bool(np.all(np.asarray(v) > 0)), "v", v, "a positive ratio of variances")
     return n * variance_growth(eps, sigma, n) / (2 * v)
 
@@ -292,6 +296,17 @@ def require(holds: bool, name: str, value: object, remedy: str) -> None:
     """ValueError "name must be remedy, got value" unless the condition holds."""
     if not holds:
         raise ValueError(f"{name} must be {remedy}, got {value!r}")
+
+
+def check_real(**values: object) -> None:
+    """Raise a TypeError unless each is a real number or an array of real numbers."""
+    for name, value in values.items():
+        try:
+            kind = np.asarray(value).dtype.kind
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(f"{name} must be real numbers, got {value!r}") from error
+        if kind not in "fiu" or isinstance(value, list | tuple):
+            raise TypeError(f"{name} must be real numbers, got {value!r}")
 
 
 # scipy.stats.chi says the same to the last digit, and takes a second to import.
