@@ -114,6 +114,9 @@ def _words(hint: Any) -> str:
     known = {float: "a number", int: "an integer", str: "a text", types.NoneType: "None",
              bool: "True or False", Tensor: "a dense tensor"}  # fmt: skip
     name = getattr(typing.get_origin(hint) or hint, "__name__", str(hint))
+    module = getattr(typing.get_origin(hint) or hint, "__module__", "").split(".")
+    if module[0] == "flowrob" and len(module) > 1:
+        name = f"a {'.'.join(module[:2])}.{name}"
     return known.get(hint, name)
 
 
@@ -125,5 +128,7 @@ def _shown(value: Any) -> str:
         )
     if isinstance(value, np.ndarray):
         return f"an array of {value.dtype}, shape {value.shape}"
+    if not isinstance(value, Real | str | bytes | list | tuple | dict | None):
+        return type(value).__name__
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

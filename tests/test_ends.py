@@ -1,4 +1,4 @@
-"""Numbers at their ends, and figures without a place: an answer, or words, but never a silent NaN."""
+"""Numbers at their ends, and figures without a place: an answer or words, never a silent NaN."""
 
 from __future__ import annotations
 

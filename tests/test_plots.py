@@ -222,6 +222,7 @@ def test_a_field_draws_every_step_at_its_true_length(ax):
 def test_a_figure_is_shown_once_with_its_alt_text(monkeypatch):
     shown = []
     monkeypatch.setattr("IPython.display.display", lambda *a, **k: shown.append((a, k)))
+    monkeypatch.setattr("IPython.core.interactiveshell.InteractiveShell.initialized", lambda: True)
     figure, ax = plt.subplots(figsize=(2, 1), dpi=50)
     ax.plot([0, 1])
     alt = 'A line that rises, "steeply", to <1>.'
