@@ -18,6 +18,7 @@ public names, ``from flowrob.linear import GaussianFlow``; inside, a file is a s
     evaluation/  bits   robustness   convergence   strongest   detection
                  defences (mixture, ladder, other bases)   layers (anatomy)   table         5
     cli/         commands   recipes   runs   paper_tables              flowrob, python -m flowrob
+    checks       arguments against annotations
     units        grey levels and x, nats and bits/dim       data     images in
     zoo          weights that ship, with their recipes      paper    the numbers that it prints
     plots        arrays and an ax in, the ax out            widgets  sliders over plots
@@ -41,6 +42,7 @@ __version__ = "0.1.0"
 
 _MODULES = (
     "attacks",
+    "checks",
     "cli",
     "data",
     "distributed",

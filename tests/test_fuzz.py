@@ -36,6 +36,7 @@ from torch import Tensor
 import flowrob
 from flowrob import (
     attacks,
+    checks,
     cli,
     data,
     distributed,
@@ -458,6 +459,8 @@ TARGETS: dict[str, tuple[Callable, str]] = {
         "images num_steps batch_size",
     ),
     "check_writable": (lambda path: records.check_writable(path), "path"),
+    "checked": (lambda: checks.checked(units.quantize), ""),
+    "drawn": (lambda: checks.drawn(plots.signed), ""),
     # attacks, units
     "score_images": (attacks.score_images, "log_prob levels noise:drawn batch_size"),
     "units.bits_per_dim": (units.bits_per_dim, "log_prob:values num_dims"),
