@@ -37,7 +37,7 @@ LINES = [
 ]
 LEVEL = {name: level for level, names in enumerate(LINES) for name in names}
 
-LONGEST_FILE, LONGEST_BODY, MOST_PARAMETERS, MOST_NAMES = 450, 60, 12, 17
+LONGEST_FILE, LONGEST_BODY, MOST_PARAMETERS, MOST_NAMES = 450, 60, 12, 18
 
 
 def module_name(path: Path) -> str:
