@@ -29,7 +29,7 @@ from torch import Tensor
 
 import flowrob
 from flowrob import records, zoo
-from flowrob.attacks import attack_images, dequantization_noise, score_images
+from flowrob.attacks import Objective, attack_images, dequantization_noise, score_images
 from flowrob.cli.recipes import RECIPES
 from flowrob.evaluation import bits_per_dim, pipe_table
 from flowrob.flows import Flow
@@ -81,19 +81,18 @@ def loss_and_eps(text: str) -> tuple[str, int]:
     return kind, int(eps)
 
 
+def auto_pgd(log_prob: Objective, images: Tensor, eps: int, num_steps: int, seed: int) -> Tensor:
+    """Grey levels after Auto-PGD from a random start."""
+    how = {"schedule": "auto", "start": "random", "num_steps": num_steps}
+    generator = torch.Generator().manual_seed(seed)
+    return attack_images(log_prob, images, eps, generator=generator, **how).x
+
+
 def score(flow: Flow, images: Tensor, eps: int, num_steps: int, seed: int) -> dict[str, float]:
     """Bits/dim after the attack: mean, median and greatest over the images."""
-    found = attack_images(
-        flow.log_prob,
-        images,
-        eps,
-        schedule="auto",
-        start="random",
-        num_steps=num_steps,
-        generator=torch.Generator().manual_seed(seed),
-    )
+    found = auto_pgd(flow.log_prob, images, eps, num_steps, seed)
     noise = dequantization_noise(images, "fixed", torch.Generator().manual_seed(seed + 1))
-    nats = score_images(flow.log_prob, found.x, noise)
+    nats = score_images(flow.log_prob, found, noise)
     bits = bits_per_dim(nats.double(), math.prod(images.shape[1:]))
     of = {"mean": bits.mean(), "median": bits.quantile(0.5), "greatest": bits.max()}
     return {key: round(value.item(), 4) for key, value in of.items()}

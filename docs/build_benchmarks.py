@@ -20,12 +20,17 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import fast_attacks  # noqa: E402  scripts beside this folder, found by the line above
 import glow_speed  # noqa: E402
 import worst_case  # noqa: E402
-
-from flowrob.evaluation import pipe_table  # noqa: E402
+from benchmark_attacks import (  # noqa: E402
+    markdown,
+    section_certified,
+    section_long_attacks,
+    section_price,
+    section_smaller_balls,
+)
 
 HEAD = """# Benchmarks
 
-Six questions, each answered by one script in `benchmarks/`. This file is written by
+Questions, each answered by one script in `benchmarks/`. This file is written by
 `python docs/build_benchmarks.py` from what those scripts left in `results/`: no number in it is
 typed by hand, and `python -m pytest tests/test_docs.py` asserts that it is up to date.
 
@@ -314,85 +319,6 @@ def section_optimizers(run: dict) -> str:
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
 
 
-LONG_ATTACKS = """
-A model that hides from short attacks looks robust. How far does Auto-PGD from a random start reach
-against the robust models that ship when it goes on for longer?
-"""
-
-
-SMALLER_BALLS = """
-The same below eps 8, where a hybrid model seems to have nothing to hide, and against models trained
-adversarially at just that radius, the parts of a ladder.
-"""
-
-
-def section_long_attacks(run: dict) -> str:
-    settings = run["settings"]
-    return _longer(
-        run,
-        LONG_ATTACKS,
-        f"at eps {settings['eps']}",
-        lambda row: (f"`glow-{row['set']}-{row['loss']}`", row["loss"]),
-        "Short attacks do not find what the longer ones find against a hybrid model: its rows in "
-        "[tables.md](tables.md), under short ones, are lower bounds.",
-    )
-
-
-def section_smaller_balls(run: dict) -> str:
-    return _longer(
-        run,
-        SMALLER_BALLS,
-        "at the eps of each row",
-        lambda row: (
-            f"`glow-{row['set']}-{row['loss']}`, eps {row['eps']}",
-            f"{row['loss']} at {row['eps']}",
-        ),
-        "What long attacks find against the parts of a ladder, short ones find too.",
-    )
-
-
-def _longer(
-    run: dict, head: str, where: str, named: Callable[[dict], tuple[str, str]], lesson: str
-) -> str:
-    """A table of means by number of steps; ``named`` gives a row's name and that of its kind."""
-    settings = run["settings"]
-    steps = sorted(settings["steps"])
-    short, long = steps[0], steps[-1]
-    titles = [f"mean after {n:,}" for n in steps]
-    titles += [f"median after {long:,}", f"greatest after {long:,}"]
-    rows: dict[str, dict[int, dict]] = {}
-    kinds = {}
-    for row in run["rows"]:
-        name, kinds[name] = named(row)
-        rows.setdefault(name, {})[row["num_steps"]] = row
-    lines, grown = [["model", *titles]], {}
-    for name, of in rows.items():
-        last = of[long]
-        cells = [of[n]["mean"] for n in steps] + [last["median"], last["greatest"]]
-        lines.append([name, *(f"{value:,.2f}" for value in cells)])
-        grown.setdefault(kinds[name], []).append(last["mean"] - of[short]["mean"])
-    growth = "; ".join(
-        f"{kind} by {min(more):.2f} to {max(more):.2f}" for kind, more in grown.items()
-    )
-    parts = [
-        head,
-        f"Bits/dim {where}, lower is better, on the first {settings['limit']} images of those "
-        f"reported on ({'; '.join(run['data'].values())}). All budgets start at the same point "
-        "with the same noise; one other draw of noise scores them.",
-        markdown(lines, numbers=len(titles)),
-        f"From {short:,} to {long:,} steps the means grow: {growth} bits/dim. {lesson}",
-    ]
-    return "\n\n".join(part.strip("\n") for part in parts) + "\n"
-
-
-def markdown(rows: list[list[str]], numbers: int = 0) -> str:
-    """A pipe table, whatever its cells hold; its last ``numbers`` columns stand on the right."""
-    head, *lines = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
-    first, _, *rest = pipe_table(head, lines).splitlines()
-    rule = "|" + " --- |" * (len(head) - numbers) + " --: |" * numbers
-    return "\n".join([first, rule, *rest])
-
-
 SECTIONS: dict[str, tuple[str, Callable[[dict], str], str]] = {
     "worst_case": (
         "The worst case of a Gaussian",
@@ -431,6 +357,16 @@ SECTIONS: dict[str, tuple[str, Callable[[dict], str], str]] = {
         "python benchmarks/long_attacks.py --data cifar10=PATH --sets cifar10 photos "
         "--at eps1:1 eps2:2 eps4:4 hybrid:1 hybrid:2 hybrid:4 --steps 100 1000 --limit 6 "
         "--json results/long_attacks_small.json",
+    ),
+    "price": (
+        "What convergence costs",
+        section_price,
+        "python benchmarks/price.py --json results/price.json",
+    ),
+    "certified": (
+        "Certificates by median smoothing",
+        section_certified,
+        "python benchmarks/certified.py --json results/certified.json",
     ),
 }
 

@@ -16,6 +16,7 @@ public names, ``from flowrob.linear import GaussianFlow``; inside, a file is a s
                  visits (how long an attack lasts)   batches   update   muon
                  validation   guard   checkpoints                                           4
     evaluation/  bits   robustness   convergence   strongest   detection
+                 scores   certificates (median smoothing)
                  defences (mixture, ladder, other bases)   layers (anatomy)   table         5
     cli/         commands   recipes   runs   paper_tables              flowrob, python -m flowrob
     checks       arguments against annotations

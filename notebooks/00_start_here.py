@@ -210,11 +210,11 @@ for name in names:
     ax.text(x0, y0 + 0.4 * side, text, ha="center", va="bottom" if y0 > 0 else "top", fontsize=9)
 ax.set(xlim=(-0.6, len(names)), ylim=(-2, 2.1))
 ax.set_axis_off()
-alt = "A map: the class route runs along the middle from 00 over 01, 04 and 05 to 07; the theory route leaves it at 01, for 02 and 03; 06 lies below."
+alt = "A map: the class route runs along the middle from 00 over 01, 04 and 05 to 07 and 08; the theory route leaves it at 01, for 02, 03 and 09; 06 lies below."
 plots.show(figure, alt)
 
 # %% [markdown]
-# Every circle is a notebook; 06, below, is a side trip. Two more are planned, 08 and 09.
+# Every circle is a notebook; 06, below, is a side trip.
 #
 # | notebook | question |
 # |---|---|
@@ -225,6 +225,8 @@ plots.show(figure, alt)
 # | [05 attack Glow](05_attack_glow.ipynb) | how far can the likelihood of photographs and of noise be driven? |
 # | [06 attack RealNVP](06_attack_realnvp.ipynb) | is it the architecture? |
 # | [07 hybrid training](07_hybrid_training.ipynb) | what does training against the attack buy? |
+# | [08 what a mean hides](08_what_a_mean_hides.ipynb) | how is a mean over attacked images made? |
+# | [09 why, how far, and what helps](09_why_how_far_and_what_helps.ipynb) | where does fragility come from, and what can be proved? |
 #
 # In every one the rhythm is the same: the paper's claim as a quotation, a prediction to commit to, a
 # few lines of code, a figure, what it shows, and a check that prints its number and what was expected.

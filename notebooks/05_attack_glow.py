@@ -3,10 +3,10 @@
 #
 # | | |
 # |---|---|
-# | **Do** | attack a Glow trained on photographs, in both directions, at five strengths |
-# | **Learn** | how an attacked likelihood is measured, what bounds it, and where in the network it breaks |
-# | **Need** | [00](00_start_here.ipynb); [01](01_worst_case_of_a_gaussian.ipynb) for the last beat |
-# | **Minutes on 2 cores** | 20 to read, under 1 to run |
+# | **Do** | attack a Glow trained on photographs, in both directions, at five strengths; follow an attack through its layers |
+# | **Learn** | how an attacked likelihood is measured, what bounds it, where in the network it breaks, and why it explodes |
+# | **Need** | [00](00_start_here.ipynb): NLL in bits/dim; [04](04_build_a_flow.ipynb): what Glow's parts do; [01](01_worst_case_of_a_gaussian.ipynb) for beat 5 |
+# | **Minutes on 2 cores** | 25 to read, 1 to run |
 # | **Paper sections** | 2.2, 4 and 5: Figures 1, 4 and 5, the clean row of Table 1 |
 #
 # The paper trains Glow on CIFAR-10 and on LSUN Bedroom; its main text gives no sizes (the published
@@ -22,11 +22,13 @@ import matplotlib.pyplot as plt
 import torch
 
 import flowrob
-from flowrob import data, paper, plots, zoo
-from flowrob.attacks import LinfBall, linear_attack, lower_likelihood, raise_likelihood, square
-from flowrob.evaluation import anatomy, bits_per_dim, detection_table, gibbs_floor, robustness_table
+from flowrob import attacks, data, lessons, paper, plots, zoo
+from flowrob.attacks import L2Ball, LinfBall, lower_likelihood, raise_likelihood
+from flowrob.evaluation import anatomy, bits_per_dim, gibbs_floor, robustness_table
+from flowrob.lessons import calibration, check, grade, outcome, predict, verdicts
 from flowrob.linear import GaussianFlow
 from flowrob.units import dequantize
+from flowrob.widgets import drift, layer_explorer, layer_walk, tiled
 
 plots.use_style()
 device = flowrob.device()
@@ -37,367 +39,351 @@ def seeded(seed):
     return torch.Generator().manual_seed(seed)
 
 
-# %%
+# %% tags=["nbval-ignore-output"]
 glow = zoo.load("glow-photos-published-clean", device)
 images = data.load("photos", split="test", limit=32).to(device)
-trained = zoo.recipe("glow-photos-published-clean")["num_images"]
-print(glow, f"trained on {trained:,} crops", sep="\n")
-for name in (f"glow-{s}{f}-clean" for s in ("photos", "cifar10") for f in ("-published", "")):
-    rows = json.loads(Path(f"../results/attack-{name}.json").read_text(encoding="utf-8"))["rows"]
-    means = [row["mean"] for row in rows if row["row"] in ("clean", "attacked")]
-    print(f"{name}, bits/dim at eps 0, 1, 2, 4, 8:", *(f"{mean:,.2f}" for mean in means))
+table = robustness_table(glow.log_prob, images, EPS, generator=seeded(0), batch_size=32)
+attacked, noisy = table.by_eps(), table.by_eps(row="noise")  # one line per eps, clean at 0
+clean = attacked[0]
+one = clean.argsort()[len(clean) // 2]  # the crop of median NLL
+photo, moved = (table.images["model", e, k][one].cpu() / 255
+                for e, k in ((0, "clean"), (2, "attacked")))  # fmt: skip
+print(lessons.times_less_probable(attacked[2, one] - clean[one], glow.num_dims))
+figure, axes = plt.subplots(1, 3, figsize=(8, 3))
+plots.image(axes[0], photo, "photograph")
+plots.image(axes[1], moved, "attacked, 2 grey levels")
+plots.image(axes[2], plots.signed(moved - photo, 2 / 256), "the change, amplified")
+alt = "A crop of a photograph, the same attacked by two grey levels, which looks the same, and the change amplified: fine coloured texture."
+plots.show(figure, alt)
 
 # %% [markdown]
-# Two clean Glows of this size ship, and this notebook attacks the first, Glow as published. The second,
-# which notebook 07 attacks, has a bound on the scales of its couplings and priors, and nothing else
-# tells them apart; its record stands below the first, and below those two the same pair on CIFAR-10.
-# Beat 6 comes back to the two forms: no number below is "Glow's" as such.
+# Left and middle look the same. To the model the middle one is less probable by the factor printed
+# above, after twenty steps of gradient ascent: the odds against it have thousands of digits.
+#
+# Two clean Glows of this size ship. This notebook attacks Glow *as published*. The second has a bound
+# on two of its scales, and nothing else tells them apart; beat 6 compares them. No number below is
+# "Glow's" as such.
 #
 # ## 1. Drive the likelihood of photographs down
 #
-# **Claim.** A perturbation $\delta$ that no eye can see, chosen by ascent on the NLL, makes a
-# photograph absurd to the model (the paper's *in-distribution* attack):
+# > "We observe that in-distribution attacks are effective even at low $\epsilon$ values." (section 5)
 #
-# > We observe that in-distribution attacks are effective even at low $\epsilon$ values. (5)
+# An *in-distribution attack* looks for the change, of at most $\epsilon$ grey levels per colour value,
+# that raises a photograph's NLL most. *PGD* (projected gradient descent, here uphill) steps along the
+# sign of the gradient and clips back into the ball, over and over:
 #
 # $$\max_{\|\delta\|_\infty \le \epsilon/256}\; -\log p(x + \delta), \qquad
 # \delta \leftarrow \Pi\left(\delta + \eta\,\mathrm{sign}\,\nabla_x(-\log p)\right).$$
 #
-# The ball is measured in grey levels, $\Pi$ clips to it and to $[0, 1]$, and the best of twenty
-# iterates is kept. **Predict before you run:** the clean NLL is about 4 bits/dim, and eight bits is
-# what knowing nothing costs. What will the mean NLL be at $\epsilon = 8$ of 256 grey levels?
+# $\Pi$ clips to the ball and to $[0, 1]$; the step $\eta$ falls from twice the radius to 0 along a
+# cosine; the best of twenty iterates is kept. Everything found is a lower bound: longer attacks find more.
 
-# %%
-table = robustness_table(
-    glow.log_prob, images, EPS, generator=torch.Generator().manual_seed(0), batch_size=32
-)
-attacked, noisy = table.by_eps(), table.by_eps(row="noise")  # one line per eps, clean at 0
-clean = attacked[0]
-
-# %%
-chosen = clean.argsort()[1::4][:8]
-rows = {f"eps {e}": table.images["model", e, "attacked" if e else "clean"] / 255 for e in EPS}
-figure, axes = plt.subplots(5, 8, figsize=(9.5, 7.2))
-values = {f"eps {e}": v[chosen] for e, v in zip(EPS, attacked, strict=True)}
-plots.attacked_rows(axes, {label: r[chosen] for label, r in rows.items()}, values)
-plt.show()
-
-# %% [markdown]
-# The paper's Figure 1 has one image of this kind, a frog of CIFAR-10 that goes from 1.6 to 150 at
-# $\epsilon = 8$, and the top row of its Figure 4 another; these are other images under another model.
-# Above each crop stands its NLL in bits/dim. Down to the third row the change is
-# invisible on most screens, and yet the number has left the range of anything photographic; at
-# eight grey levels one sees a faint texture.
-
-# %%
-mean, median = attacked.mean(1), attacked.median(1).values
-low, high = (attacked.quantile(share, 1) for share in (0.25, 0.75))
-printed = paper.table_1("clean")
-figure, ax = plt.subplots(figsize=(8, 4.6))
-lines = [
-    ("attacked, mean", mean, plots.ATTACK, "o-"),
-    ("attacked, median", median, plots.ATTACK, "o--"),
-    ("uniform noise, mean", noisy.mean(1), plots.NOISE, "s-"),
-    ("paper, Table 1: Glow on CIFAR-10", torch.tensor(printed.nll), plots.THEORY, "^:"),
-]
-floors = [gibbs_floor(e) for e in EPS]
-plots.nll_against_eps(ax, EPS, lines, floors, [(low, high, plots.ATTACK)])
-plt.show()
-
-# %% [markdown]
-# Red: photographs under attack, with the middle half of the images shaded. Grey: uniform noise of
-# the same size, which stays close to where it started. Triangles: what the paper prints for its Glow
-# on other images. Ours explodes, too, on photographs less than the paper's at eight grey levels, on
-# CIFAR-10 more (the third record at the top). The second clean Glow rises far more slowly; beat 6 says
-# why. Where mean and median part, some images carry the mean. So
-# print both.
+# %% tags=["predict"]
+predict("eight", "Clean crops have about 4 bits/dim; 8 is what knowing nothing costs. What is the "
+        "median under twenty steps at eps 8?", options=[8, 80, 800, 8000])  # fmt: skip
 
 # %% tags=["nbval-ignore-output"]
+chosen = clean.argsort()[1::4][:8].cpu()
+values = {f"eps {e}": attacked[k].cpu()[chosen] for k, e in enumerate(EPS)}
+rows = {f"eps {e}": table.images["model", e, "attacked" if e else "clean"].cpu()[chosen] / 255
+        for e in EPS}  # fmt: skip
+figure, axes = plt.subplots(5, 8, figsize=(9.5, 7.2))
+plots.attacked_rows(axes, rows, values)
+alt = "Eight crops in five rows, eps 0 to 8: down to eps 2 nothing is seen, at 8 a faint texture, while the bits/dim above each grow from about 4 to thousands."
+plots.show(figure, alt)
+outcome("eight", attacked[-1].median(), digits=1)
+
+# %% [markdown]
+# Above each crop stands its NLL in bits/dim. Down to the third row the change is invisible on most
+# screens, and yet the number has left the range of anything photographic; at eight grey levels one sees
+# a faint texture. The paper's Figure 1 has one such image, a frog that goes from 1.6 to 150.
+
+# %% tags=["nbval-ignore-output"]
+mean, median = attacked.mean(1), attacked.median(1).values
+low, high = (attacked.quantile(share, 1) for share in (0.25, 0.75))
+lines = [("attacked, mean", mean, plots.ATTACK, "o-"),
+         ("attacked, median", median, plots.ATTACK, "v--"),
+         ("uniform noise, mean", noisy.mean(1), plots.NOISE, "s-"),
+         ("paper, Table 1: Glow on CIFAR-10", paper.table_1("clean").nll, plots.THEORY, "^:")]  # fmt: skip
+floors = [gibbs_floor(e) for e in EPS]
+figure, ax = plt.subplots(figsize=(8, 4.6))
+plots.nll_against_eps(ax, EPS, lines, floors, [(low, high, plots.ATTACK)])
+alt = "NLL against eps, logarithmic: attacked photographs rise from 4 to about ten thousand bits/dim, the paper's Glow to two million; uniform noise stays below 6, above a dotted floor."
+plots.show(figure, alt)
+more = (attacked[1:] - clean).median(1).values / (noisy[1:] - clean).median(1).values
+check("the attack costs {} times what noise costs, at the least of the eps", more.min(),
+      at_least=5, digits=1)  # fmt: skip
+check("at eps 2 the median NLL is {} times the clean one", median[2] / median[0], at_least=2,
+      digits=1)  # fmt: skip
 table
 
 # %% [markdown]
-# How to read the table (its last digits differ from machine to machine, the next cell's verdicts do
-# not): *attacked 8-bit* is the same attack rounded to a valid image file, so the
-# effect needs no fractions of grey levels. *floor* is the subject of the next beat. *mixed* is the
-# mean after mixing one percent of a uniform density into the model: it can then never pass
-# *ceiling*. That certificate costs nothing and is no cure, but it shows that a huge NLL says little
-# more than "far out".
-
-# %%
-for e, worst, random in zip(EPS[1:], attacked[1:], noisy[1:], strict=True):
-    more = (worst - clean).median() / (random - clean).median()
-    print(f"eps {e}: the attack costs more than 5 times what noise costs: {bool(more > 5)}")
-print("median NLL at least doubled from eps", next(
-    e for e, v in zip(EPS, median, strict=True) if v > 2 * median[0]))  # fmt: skip
-for e, theirs, ours in zip(EPS, printed.nll, mean, strict=True):
-    print(f"eps {e}: paper {theirs:,.1f}, ours within tenfold: {bool(0.1 < ours / theirs < 10)}")
-assert (mean.diff() > 0).all()
-
-# %% [markdown]
+# **What we see.** Red (circles): photographs under attack, the middle half of them shaded. Grey (squares):
+# uniform noise of the same size, which stays close to where it started. Triangles: the paper's Glow on
+# other images. Where mean and median part, some images carry the mean; so print both.
+#
+# In the table *low* to *high* is a 95% interval of the mean; *attacked 8-bit* is the same attack rounded to a valid image file: it needs no fractions of
+# grey levels. *Floor* is the next beat's subject. *Mixed* is the mean after mixing one percent of a
+# uniform density into the model, which can then never pass *ceiling*. That costs nothing and is no cure,
+# but it shows that a huge NLL says little more than "far out".
+#
 # ## 2. What is the least an NLL can be?
 #
-# **Claim.** For *any* normalised density and any fixed image, integer noise that is uniform on
-# $\{-\epsilon, \dots, \epsilon\}$ has a mean NLL of at least its own entropy,
-# $\log_2(2\epsilon + 1)$ bits/dim (Gibbs' inequality). No training, however robust, gets below it.
-# (Clipping to 0..255 lowers it a little; the table above counts that.) In the same way uniformly
-# random images have a mean of at least eight bits.
+# > "The effectiveness of these attacks are evident as the values are much higher compared to the uniform
+# > noise baseline" (section 5)
 #
-# The paper's Figures 4 and 5 label some single images with less, in whatever unit they are given; its
-# Tables do not. We report that as an open question ([errata](../docs/errata.md), row 11).
+# How low can that baseline be? No density expects noise better than noise itself does. Integer noise that
+# is uniform on $\{-\epsilon, \dots, \epsilon\}$ has $2\epsilon + 1$ values, and so costs *any* model, on
+# average, at least (*Gibbs' inequality*)
 #
-# **Predict:** how close to its floor does Glow come on noise of eight grey levels?
+# $$\mathbb E\,[\mathrm{NLL}] \;\ge\; \log_2(2\epsilon + 1) \quad\text{bits/dim}.$$
 #
-# **Check, two ways.** The floor from its formula, and the entropy counted from drawn noise.
+# <details><summary>Show the three lines</summary>
+#
+# 1. Let $u$ be how the noisy images are distributed, $q$ the model. Since $\ln t \le t - 1$,
+#    $\;\mathbb E_u \ln \frac{q}{u} \le \mathbb E_u\left[\frac{q}{u} - 1\right] = \sum_{u > 0} q - 1 \le 0$.
+# 2. So $\mathbb E_u[-\log_2 q] \ge \mathbb E_u[-\log_2 u]$: nobody beats the entropy of $u$.
+# 3. Around one image $u$ is uniform on $(2\epsilon+1)^D$ images: $\log_2(2\epsilon+1)$ for each of the $D$
+#    values. The mean over images keeps the bound. Clipping to 0..255 lowers it a little; the table counts that.
+# </details>
+#
+# By the same three lines random images cost at least eight bits. Some labels of the paper's Figures 4 and 5
+# lie below these floors, in whatever unit they are given ([errata](../docs/errata.md), row 11).
 
-# %%
-generator = torch.Generator().manual_seed(1)
-for e in EPS[1:]:
-    noise = torch.randint(-e, e + 1, (200_000,), generator=generator)
-    share = torch.bincount(noise + e) / len(noise)
-    counted = -(share * share.log2()).sum()
-    above = bool(noisy[EPS.index(e)].mean() > gibbs_floor(e))
-    print(f"eps {e}: floor {gibbs_floor(e):.2f}, counted {counted:.2f}, our noise above: {above}")
-    assert abs(counted - gibbs_floor(e)) < 1e-3
-print(f"the paper's figures, noise at eps 8: {paper.FIGURE_UNIFORM_NOISE_EPS_8},", end=" ")
-print(f"pure noise: {paper.FIGURE_PURE_NOISE}")
+# %% tags=["predict"]
+predict("floor", "How many bits/dim above its floor is Glow's mean on photographs plus noise of eight "
+        "grey levels?", options=[0.02, 0.2, 2, 20])  # fmt: skip
 
-# %%
+# %% tags=["nbval-ignore-output"]
+noise = torch.randint(-8, 9, (200_000,), generator=seeded(1))
+share = torch.bincount(noise + 8) / len(noise)
+counted = -(share * share.log2()).sum()
+check("floor at eps 8: {} by the formula, {} counted from drawn noise", gibbs_floor(8), counted,
+      within=1e-3, digits=3)  # fmt: skip
+above = noisy.mean(1).cpu() - torch.tensor(floors)
+outcome("floor", above[-1], digits=1)
+check("the clouds' means lie above their floors by {} bits/dim or more", above[1:].min(),
+      at_least=0, digits=1)  # fmt: skip
+print(f"the paper's figures: noise at eps 8 {paper.FIGURE_UNIFORM_NOISE_EPS_8}, ", end="")
+print(f"pure noise {paper.FIGURE_PURE_NOISE}")
 figure, ax = plt.subplots(figsize=(8, 3.4))
 clouds = {f"noise, eps {e}": v for e, v in zip(EPS[1:], noisy[1:], strict=True)}
 plots.before_after(ax, clouds, [plots.NOISE] * 4)
 ax.plot(floors[1:], range(4), "|", color=plots.THEORY, ms=24, mew=2)
 ax.set_xlabel("NLL in bits/dim; black: the floor of the mean")
-plt.show()
+alt = "Clouds of NLLs of photographs plus noise at eps 1, 2, 4 and 8: each lies right of a black mark, its floor, and comes nearer to it as eps grows."
+plots.show(figure, alt)
 
 # %% [markdown]
-# Each dot is a photograph plus uniform noise, each grey bar a median. Every cloud lies right of its
-# black mark, as its mean must for a normalised density; a cloud to the left of its mark would say
-# that the density is not normalised, or not measured in bits.
+# Each mark is a photograph plus uniform noise, each grey bar a median. Every cloud lies right of its
+# black floor, as its mean must; a cloud to the left would say that the density is not normalised, or not
+# measured in bits. An attack is worse than the average noise, so the floor holds for it, and for every
+# defence.
 #
 # ## 3. Drive the likelihood of noise up
 #
-# **Claim.** The same ascent with the sign turned around makes pure noise look like data (the
-# paper's *out-of-distribution* attack):
+# > "For high attack strength ($\epsilon = 8$), likelihood values are on-par with values obtained by
+# > in-distribution samples." (section 5)
 #
-# > For high attack strength ($\epsilon = 8$), likelihood values are on-par with values obtained by
-# > in-distribution samples. (5)
-#
-# **Predict:** photographs sit near 4 bits/dim. Can noise get there within eight grey levels?
+# Turn the sign of the ascent around and start from pure noise: the paper's *out-of-distribution* attack.
+
+# %% tags=["predict"]
+predict("reach", "Photographs have about 4 bits/dim, pure noise about 20. Raised within eight grey levels, "
+        "where does noise end?",
+        options=["below the photographs", "among them", "above all of them"])  # fmt: skip
 
 # %% tags=["nbval-ignore-output"]
-random_images = torch.randint(
-    0, 256, (32, 3, 32, 32), generator=torch.Generator().manual_seed(2), dtype=torch.uint8
-).to(device)
-detection = detection_table(
-    glow.log_prob, images, random_images, EPS, generator=torch.Generator().manual_seed(3)
-)
-scores = {key: bits_per_dim(v, glow.num_dims) for key, v in detection.values.items()}
-raised = [scores[e, "out attacked" if e else "out clean"] for e in EPS]
-print("NLL of random images after their likelihood was raised (floor without attack: 8 bits/dim)")
-for e, v in zip(EPS, raised, strict=True):
-    print(f"eps {e}: mean {v.mean():.1f}, median {v.median():.1f} bits/dim")
-print(f"photographs: mean {clean.mean():.1f}, median {clean.median():.1f} bits/dim")
-
-# %%
-one, lifted = clean.argsort()[len(clean) // 2], [random_images[:1] / 255]
-for e in EPS[1:]:
-    ball = LinfBall(e / 256)
-    found = raise_likelihood(glow.log_prob, dequantize(random_images[:1], seeded(7)), ball)
-    lifted.append(found.x)
-sheet = {k: torch.cat([table.images["model", e, k if e else "clean"][one][None] for e in EPS]) / 255
-         for k in ("attacked", "noise")} | {"raised": torch.cat(lifted).clamp(0, 1)}  # fmt: skip
+random_images = torch.randint(0, 256, (16, 3, 32, 32), generator=seeded(2), dtype=torch.uint8)
+random_images = random_images.to(device)
+static = dequantize(random_images[:1], seeded(7))
+lifted = [static] + [raise_likelihood(glow.log_prob, static, LinfBall(e / 256)).x for e in EPS[1:]]
+sheet = {k: torch.stack([table.images["model", e, k if e else "clean"][one] for e in EPS]) / 255
+         for k in ("attacked", "noise")} | {"raised": torch.cat(lifted)}  # fmt: skip
 with torch.no_grad():
     labels = {"attacked": attacked[:, one], "noise": noisy[:, one],
-              "raised": [glow.bits_per_dim(y).item() for y in lifted]}  # fmt: skip
+              "raised": glow.bits_per_dim(sheet["raised"]).tolist()}  # fmt: skip
 figure, axes = plt.subplots(3, 5, figsize=(8.5, 5.6))
 plots.attacked_rows(axes, sheet, labels)
-plt.show()
-for printed_in in (paper.FIGURE_4, paper.FIGURE_5):
-    print(f"{printed_in.source}, {printed_in.data}, eps {printed_in.eps}:")
-    for k in ("attacked", "noise", "raised"):
-        print(f"    {k:9}", *getattr(printed_in, k))
+alt = "Three rows of five images at eps 0, 1, 2, 4, 8: an attacked photograph whose bits/dim run away, the same under noise, which costs little, and raised noise, whose bits/dim fall and stay above 4."
+plots.show(figure, alt)
+for shown in (paper.FIGURE_4, paper.FIGURE_5):
+    print(f"{shown.source}, {shown.data}, eps {shown.eps}, raised noise:", *shown.raised)
 
 # %% [markdown]
-# These are the paper's Figures 4 and 5 made again: one photograph under the in-distribution attack, the
-# same under uniform noise, and a noise image under the out-of-distribution attack. Columns are
-# $\epsilon = 0, 1, 2, 4, 8$; above each image its NLL in bits/dim under our Glow, below the labels of the
-# paper's two figures, which show images of its own sets. The attacked row grows from one
-# end to the other, noise grows a little, raised noise falls. Now all thirty-two of each:
+# The paper's Figures 4 and 5 made again: one photograph under the in-distribution attack, the same under
+# uniform noise, and a noise image under the out-of-distribution attack, at $\epsilon = 0, 1, 2, 4, 8$ from
+# left to right. Below, the paper's labels of its last rows. Now sixteen noise images and all crops:
 
-# %%
-figure, axes = plt.subplots(1, 2, figsize=(10, 3.6))
+# %% tags=["nbval-ignore-output"]
+more_static = dequantize(random_images, seeded(3))
+raised = [glow.bits_per_dim(more_static).detach()]
+for e in EPS[1:]:  # the same attack on sixteen noise images
+    found = raise_likelihood(glow.log_prob, more_static, LinfBall(e / 256), num_steps=20)
+    raised.append(bits_per_dim(found.value, glow.num_dims))
+figure, axes = plt.subplots(1, 2, figsize=(10.5, 3.6), sharex=True)
 names = ["noise"] + [f"raised, eps {e}" for e in EPS[1:]]
-shades = [plots.NOISE] + [plots.RAISE] * 4
-plots.before_after(axes[0], dict(zip(names, raised, strict=True)), shades)
-axes[0].axvline(clean.median().item(), color=plots.DATA, lw=2)
-axes[0].set_xlabel("NLL (bits/dim); blue line: median photograph")
+colors = [plots.NOISE] + [plots.RAISE] * 4
+plots.before_after(axes[0], dict(zip(names, raised, strict=True)), colors)
 names = ["photographs"] + [f"lowered, eps {e}" for e in EPS[1:]]
-shades = [plots.DATA] + [plots.ATTACK] * 4
-plots.before_after(axes[1], dict(zip(names, attacked, strict=True)), shades, log=True)
-axes[1].set_xlabel("NLL (bits/dim)")
-plt.show()
+colors = [plots.DATA] + [plots.ATTACK] * 4
+plots.before_after(axes[1], dict(zip(names, attacked, strict=True)), colors, log=True)
+for ax in axes:
+    ax.axvline(clean.median().item(), color=plots.DATA, lw=1)
+    ax.set_xlabel("NLL (bits/dim); line: median photograph")
+alt = "One logarithmic axis twice. Left: noise near 20 bits/dim moves down to 12 as its likelihood is raised, right of the median photograph. Right: photographs move from 4 past the noise to thousands."
+plots.show(figure, alt)
 
 # %% [markdown]
-# Left: uniform noise, and the same noise after its likelihood was raised; the blue line is the median
-# photograph. Right, for comparison and on a logarithmic axis: photographs after
-# theirs was lowered. Both attacks move the clouds toward each other, and past each other: photographs
-# end far above the noise. But "on-par" is not what we see: raised noise does not become a photograph to
-# the model, and at eight grey levels it is still well above the blue line. Nor do the paper's own labels
-# say it; the next cell prints them.
-
-# %%
-print("noise starts above eight bits/dim:", bool(raised[0].min() > 8))
-print("raised by eps 8, its median NLL has fallen by more than a bit/dim:",
-      bool(raised[-1].median() < raised[0].median() - 1))  # fmt: skip
-print("and still lies above every photograph:", bool(raised[-1].min() > clean.max()))
-times = raised[-1].median() / clean.median()
-print(
-    "raised by eps 8, its median is more than 1.5 times that of the photographs:", bool(times > 1.5)
-)
-for printed_in in (paper.FIGURE_4, paper.FIGURE_5):
-    label = printed_in.raised[printed_in.eps.index(8)]
-    print(f"{printed_in.source}, eps 8: raised noise {label}, image {printed_in.attacked[0]}")
-auroc = {(row["eps"], row["in"], row["out"]): row["auroc"] for row in detection.rows}
-print(f"AUROC, photographs against noise: {auroc[0, 'in clean', 'out clean']:.2f}")
-both = auroc[8, "in attacked", "out attacked"]
-print("with both attacked at eps 8 the likelihood ranks them the wrong way round:", both < 0.05)
-assert auroc[0, "in clean", "out clean"] > 0.95 and times > 1.5
-
-# %% [markdown]
-# A detector that trusts likelihood is perfect until somebody pushes, and then worse than a coin:
-# the ranking is reversed.
+# Both attacks move the clouds toward each other, and past each other: photographs end far above the noise.
+# But "on-par" is not what we see: at eight grey levels raised noise is still above every photograph. Nor
+# do the paper's own labels say it, which are 6.8 and 4.5 for raised noise, 1.7 and 1.1 for images. A
+# *detector* that trusts likelihood is perfect until somebody pushes, and then worse than a coin: the next
+# cell prints its *AUROC*, the share of pairs in which the photograph is the likelier of the two.
 #
-# ## 4. Why the NLL explodes
+# ## 4. Where it breaks
 #
-# By the change of variables the NLL is a sum, and we can read off which term grows:
+# > "The transformation $f$ is typically modeled as the composition of $K$ invertible maps" (2.1)
+#
+# By the change of variables the NLL is a sum over levels and layers, and we can read off which term grows:
 #
 # $$-\log p(x) = \tfrac12 \sum_{\text{levels}} |z_\ell|^2 - \sum_{\text{layers}} \log|\det| + \text{const}.$$
-#
-# **Predict:** does the attack push the latents out, or does it shrink volumes? And at which level?
 
-# %%
-start = dequantize(images, torch.Generator().manual_seed(4))
-found = lower_likelihood(glow.log_prob, start, LinfBall(8 / 256), num_steps=20)
-report = anatomy(glow, start, found.x)
-of_level = torch.tensor([level for level, _ in report.layers])
-volume = [-report.log_det[of_level == level].sum(0).median().item() for level in (1, 2, 3)]
-figure, axes = plt.subplots(1, 2, figsize=(10, 3.6))
-parts = [("latents", report.latent.median(1).values, plots.ATTACK), ("volume", volume, plots.DATA)]
-plots.stacked_bars(axes[0], ["level 1", "level 2", "level 3"], parts, ylabel="change (bits/dim)")
-axes[1].plot(report.distance.median(1).values.cpu(), color=plots.ATTACK)
-axes[1].set(yscale="log", xlabel="layer", ylabel="distance / distance at the input")
-plt.show()
-
-# %% [markdown]
-# Left: the median change of each term, per level. Right: how far the attacked image's activations
-# have drifted from the clean ones, layer by layer, relative to the perturbation that went in. Along
-# level 1 the drift grows geometrically: each step amplifies what the last one handed it. Then comes the
-# peak, one layer wide: the prior through which half of the channels leave as latents multiplies them by
-# $e^h$. They leave, the drift falls, and the NLL squares what has left. So nearly all of the damage is
-# done at the finest scale, by fine texture, and most of it by one layer (beat 6).
-
-# %%
-latent_share = report.latent.sum(0).median() / report.total.median()
-print("latents carry more than 90% of the median rise:", bool(latent_share > 0.9))
-finest = report.latent[0].median() / report.total.median()
-print("those of level 1 alone, more than 80%:", bool(finest > 0.8))
-print(
-    "at its peak the drift exceeds a factor 100:",
-    bool(report.distance.median(1).values.max() > 100),
+# %% tags=["predict", "nbval-ignore-output"]
+gap = raised[-1].min() - clean.max()
+outcome("reach", "above all of them" if gap > 0 else "among them")
+check(
+    "the lowest raised noise lies {} bits/dim above the highest photograph",
+    gap,
+    at_least=0,
+    digits=1,
 )
-pieces = report.latent.sum(0) - report.log_det.sum(0)
+check("raised by eps 8 the median of noise is {} times that of photographs",
+      raised[-1].median() / clean.median(), at_least=1.5, digits=1)  # fmt: skip
+fair, foul = ((raised[k][:, None] > attacked[k].to(raised[k])).double().mean() for k in (0, -1))
+check("AUROC without attack: {}", fair, at_least=0.95)
+check("both attacked at eps 8: {}", foul, at_most=0.05, noise=True)
+predict("where", "Glow has three levels, fine to coarse. Where does most of the rise come from?",
+        options=["latents, level 1", "latents, level 2", "latents, level 3", "volumes"])  # fmt: skip
+
+# %% tags=["nbval-ignore-output"]
+start = dequantize(images, seeded(4))
+worst = lower_likelihood(glow.log_prob, start, LinfBall(8 / 256), num_steps=20).x
+report = anatomy(glow, start, worst)
 with torch.no_grad():
     twin = zoo.load("glow-photos-published-clean", "cpu").double()
-    after, before = (twin.bits_per_dim(x.cpu().double()) for x in (found.x, start))
-direct = after - before
-print(
-    "the pieces add up to the change of the NLL:", torch.allclose(pieces.cpu(), direct, rtol=1e-6)
-)
-assert torch.allclose(pieces.cpu(), direct, rtol=1e-6)
+    after, before = (twin.bits_per_dim(x.cpu().double()) for x in (worst, start))
+gap = (report.total.cpu() / (after - before) - 1).abs().max()
+check("the parts add up to the change of the NLL, but for a share of {}", gap, at_most=1e-6,
+      noise=True)  # fmt: skip
+
+# %% tags=["nbval-ignore-output"]
+levels = torch.tensor([level for level, _ in report.layers])
+latent = report.latent.median(1).values.cpu()
+terms = [report.log_det[(levels == k).to(device)].sum(0).median().cpu() for k in (1, 2, 3)]
+volume, last = -torch.stack(terms), (levels == 1).sum().item() - 1  # the prior that ends level 1
+figure, axes = plt.subplots(1, 2, figsize=(10.5, 3.8))
+parts = [("latents", latent, plots.ATTACK), ("volume", volume, plots.DATA)]
+plots.stacked_bars(axes[0], ["level 1", "level 2", "level 3"], parts, ylabel="change (bits/dim)")
+axes[0].set_yscale("symlog", linthresh=1)
+drift(axes[1], levels, report.distance.median(1).values.cpu())
+alt = "Left: bars of the median change by level: the latents of level 1 tower over all else on a logarithmic axis. Right: the distance between clean and attacked activations by layer grows along level 1, peaks one layer wide at its end, then falls."
+plots.show(figure, alt)
+every = [*(f"latents, level {k}" for k in (1, 2, 3)), "volumes"]
+outcome("where", every[torch.cat([latent, volume.sum()[None]]).argmax()])
+check("latents of level 1 carry a share of {} of the median rise", latent[0] / report.total.median().cpu(),
+      at_least=0.8)  # fmt: skip
+
+# %% [markdown]
+# Left: the median change of each term, per level, on an axis that is logarithmic from 1 on. Right: how far the attacked image's *activations* (what
+# a layer puts out) have drifted from the clean ones, relative to the change that went in; dotted: where a
+# level ends. Along level 1 the drift grows geometrically: each step amplifies what the last one handed it.
+# Then comes the peak, one layer wide: the *prior*, through which half of the channels leave as latents,
+# multiplies them by $e^h$. They leave, the drift falls, and the NLL squares what has left.
+#
+# Now as pictures. The channels of some activations side by side, grey where they are 0:
+
+# %%
+walk = layer_walk(glow, start[one : one + 1], worst[one : one + 1])
+stops = {"squeeze": 0, "step 1": 3, "step 4": 12, "step 8": last - 1, "prior": last,
+         "level 2, end": max(k for k, level in enumerate(levels) if level == 2)}  # fmt: skip
+figure, axes = plt.subplots(2, 6, figsize=(11, 3.4))
+for (title, k), (top, bottom) in zip(stops.items(), axes.T, strict=True):
+    scale = 3 * walk.clean[k].square().mean().sqrt().item()
+    tiled(top, walk.clean[k], scale, title)
+    tiled(bottom, walk.attacked[k], scale)
+alt = "Six stops in a Glow, clean above and attacked below: at the squeeze both show the photograph, along level 1 the attacked one fills with texture, at the prior its leaving channels are saturated black and white."
+plots.show(figure, alt)
+
+# %% [markdown]
+# **What we see.** Above the clean crop, below the attacked one. At the squeeze nobody could tell them apart;
+# step by step the lower row fills with texture of its own; at the prior half of its channels are saturated.
+# Walk through all layers yourself; the flow has been run, the slider only draws:
+
+# %% tags=["widget"]
+layer_explorer(glow, start[one : one + 1], worst[one : one + 1])
 
 # %% [markdown]
 # ## 5. Is it the gradient that fools us?
 #
-# A gradient attack can overstate robustness when gradients are masked. It cannot overstate
-# *fragility*: the attacked images are there, and their density is exact. Still, the attack might be
-# far from the strongest. Two checks: *Square*, which uses no gradient, and the optimal perturbation
-# of a **Gaussian** fitted to training crops (notebook 01), which knows nothing about Glow.
-# **Predict:** which of the two comes closer to PGD?
+# > "(2) applying the linear Gaussian attack to the non-linear case" (section 5, of the supplement)
+#
+# If a model's gradients are useless (*masked*), attacks find less than there is: that would overstate
+# robustness, never *fragility*, for the attacked images are there, and their density is exact. How much do
+# others find? *Square* uses no gradient: it tries random squares and keeps what helps. And the optimal
+# perturbation of a **Gaussian** fitted to training crops (notebook 01) knows nothing about Glow at all.
 
-# %%
+# %% tags=["predict"]
+predict("blind", "Which comes closer to twenty steps of PGD?",
+        options=["Square, 100 queries", "the Gaussian's worst"])  # fmt: skip
+
+# %% tags=["nbval-ignore-output"]
 train = data.load("photos", limit=1500)
-gaussian = GaussianFlow.fit(dequantize(train, torch.Generator().manual_seed(5)), ridge=1e-6)
+gaussian = GaussianFlow.fit(dequantize(train, seeded(5)), ridge=1e-6)
 ball, few = LinfBall(4 / 256), start[:16]
-options = {"generator": torch.Generator().manual_seed(6), "num_steps": 100}
-attacks = {
-    "Gaussian's worst": linear_attack(glow.log_prob, gaussian, few, ball),
-    "Square, 100 queries": lower_likelihood(glow.log_prob, few, ball, using=square, **options),
+blind = {"using": attacks.square, "generator": seeded(6), "num_steps": 100}
+tried = {
+    "the Gaussian's worst": attacks.linear_attack(glow.log_prob, gaussian, few, ball),
+    "Square, 100 queries": lower_likelihood(glow.log_prob, few, ball, **blind),
     "PGD, 20 steps": lower_likelihood(glow.log_prob, few, ball, num_steps=20),
 }
 results = {"clean": glow.bits_per_dim(few).detach()}
-results |= {name: bits_per_dim(-a.value, glow.num_dims) for name, a in attacks.items()}
-
-# %%
+results |= {name: bits_per_dim(-a.value, glow.num_dims) for name, a in tried.items()}
 figure, ax = plt.subplots(figsize=(9, 3.2))
-colors = [plots.DATA, plots.THEORY, plots.NOISE, plots.ATTACK]
-plots.before_after(ax, results, colors, log=True)
+plots.before_after(ax, results, [plots.DATA, plots.THEORY, plots.NOISE, plots.ATTACK], log=True)
 ax.set_xlabel("NLL (bits/dim) at eps 4, one mark per image")
-plt.show()
+alt = "Four rows of NLLs at eps 4: clean near 4, the Gaussian's worst and Square between 5 and 7, PGD from 40 to 500."
+plots.show(figure, alt)
+middle = {name: v.median().item() for name, v in results.items()}
+outcome("blind", max(list(middle)[1:3], key=middle.get))
+check("Square's median is a share of {} of PGD's", middle["Square, 100 queries"] / middle["PGD, 20 steps"],
+      at_most=0.5, digits=1)  # fmt: skip
 
 # %% [markdown]
-# Square, with five times the evaluations and no gradient, stays far behind PGD. That PGD is not beaten
-# by it says little: a hundred queries are few in 3,072 dimensions, and a masked gradient is not ruled
-# out. It would only mean that the truth is worse. The Gaussian's perturbation transfers: computed in
-# closed form and without a single look at Glow, it does more than Square with its hundred. What makes
-# natural images fragile is partly in their covariance, and that is what notebooks 01 to 03 are about.
-
-# %%
-names = list(results)
-gradient_best = bool((results[names[3]] >= results[names[2]]).all())
-print("PGD is at least as bad as Square on every image:", gradient_best)
-transfer = (results[names[1]] - results[names[0]]).median()
-noise_cost = (noisy[3] - clean).median()
-print("the Gaussian's worst direction costs more than noise:", bool(transfer > noise_cost))
-assert gradient_best
-
-# %% [markdown]
+# Square, with five times the evaluations and no gradient, stays far behind PGD. That says little: a hundred
+# queries are few in 3,072 dimensions. The Gaussian's perturbation *transfers*: computed in closed form and
+# without a single look at Glow, it does more than Square with its hundred. What makes natural images
+# fragile is partly in their covariance, the subject of notebooks 01 to 03.
+#
 # ## 6. What makes a likelihood explode?
 #
-# **Claim to test** (ours). The paper's clean Glow has $2.0 \times 10^6$ bits/dim at $\epsilon = 8$, and
-# no page of it says why a likelihood should explode like that. Two scales of the published Glow have no
-# bound: the coupling's $s = \mathrm{sigmoid}(h + 2)$ may come as close to 0 as it likes, so that an attack
-# on $h$ can lift it by any factor, and the prior of the latents that leave multiplies them by $e^h$. A
-# bound on either is one line of code. **Predict:** which of the two matters, or do both, and does a
-# bound cost anything on clean images?
+# > "$2.0 \times 10^6$" (Table 1, the clean Glow at $\epsilon = 8$)
 #
-# A small Glow was trained clean on 16x16 crops with both, either or none, by three optimizers, for
-# several lengths, and put under the same attack ([the whole grid](../docs/explosion.md)).
+# No page of the paper says why. Two scales of the published Glow have no bound: a coupling's
+# $s = \mathrm{sigmoid}(h + 2)$ may come as close to 0 as it likes, so that an attack on $h$ can lift it by
+# any factor, and the prior multiplies what leaves by $e^h$. A bound on either is one line of code. A small
+# Glow was trained clean on 16x16 crops with both, either or none, by three optimizers, for several lengths,
+# and put under twenty steps of PGD ([the whole grid](../docs/explosion.md)).
+
+# %% tags=["predict"]
+predict("scale", "Which scale makes it explode?",
+        options=["the coupling's", "the prior's", "both alike"])  # fmt: skip
 
 # %%
 path = Path("../results/explosion.json")
 rows = [r for r in json.loads(path.read_text(encoding="utf-8"))["rows"] if "mean" in r]
 names = {("bounded", "bounded"): "both bounded", ("bounded", "free"): "prior free",
          ("free", "bounded"): "couplings free", ("free", "free"): "both free, as published"}  # fmt: skip
-
-
-def freed(form):
-    """Powers of ten at eps 8, and clean bits/dim, between a form and both bounded: medians."""
-    by = {(r["coupling"], r["prior"], r["optimizer"], r["steps"]): r["mean"] for r in rows}
-    pairs = [(v, by["bounded", "bounded", *k[2:]]) for k, v in by.items() if k[:2] == form]
-    powers = torch.tensor([free[-1] / bound[-1] for free, bound in pairs]).log10()
-    return powers.median().item(), torch.tensor([f[0] - b[0] for f, b in pairs]).median().item()
-
-
-for form in list(names)[1:]:
-    more, less = freed(form)
-    print(f"{names[form]}: {more:.1f} powers of ten more at eps 8, {less:+.2f} bits/dim clean")
-for prior in ("bounded", "free"):
-    shares = torch.tensor([r["latent_shares"][0] for r in rows if r["prior"] == prior])
-    print(f"prior {prior}: {shares.median():.0%} of the rise are latents of level 1, in the median")
-assert freed(("bounded", "free"))[0] > 1 > 10 * abs(freed(("free", "bounded"))[0])
-
-# %%
-figure, axes = plt.subplots(1, 3, figsize=(10, 3.6), sharey=True)
+figure, axes = plt.subplots(1, 3, figsize=(10.5, 3.8), sharey=True)
 colors, styles = (plots.DATA, plots.RAISE, plots.HYBRID, plots.ATTACK), ("o-", "s--", "^-.", "D:")
 for ax, optimizer in zip(axes, ("adam", "adamax", "muon"), strict=True):
     for form, color, style in zip(names, colors, styles, strict=True):
@@ -406,87 +392,172 @@ for ax, optimizer in zip(axes, ("adam", "adamax", "muon"), strict=True):
         ax.plot([r["steps"] for r in of], means, style, color=color, label=names[form])
     ax.set(title=optimizer, xlabel="training steps", yscale="log", xlim=(0, 2000))
 axes[0].set_ylabel("mean bits/dim at eps 8")
-axes[2].legend()
-plt.show()
+figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=4)
+alt = "Three panels, one per optimizer: mean bits/dim at eps 8 against training steps. The two lines with a free prior lie powers of ten above the two with a bounded one."
+plots.show(figure, alt)
 
 # %% [markdown]
-# Each point is one training run; the vertical axis is logarithmic. The lines fall into two bundles, and
-# what tells them apart is the prior; the printed powers of ten compare runs that differ in nothing else.
-# So the explosion is not a law of flows. In this grid (one small Glow, one seed, at most 1,500 steps) it
-# is one exponential: the scale $e^h$ through which latents leave, where an attack that *adds* to $h$
-# *multiplies* the latent. A bound on it takes powers of ten off the explosion, for a few hundredths of a
-# bit on clean images and without any adversarial training: a first, free defence. The bound on the
-# couplings, which looked as likely, does next to nothing. Neither makes a flow robust; that is notebook
-# 07's subject.
+# Each mark is one training run. The lines fall into two bundles, and what tells them apart is the prior
+# (the next cell compares runs that differ in nothing else). So the explosion is not a law of flows: in this
+# grid (one small Glow, one seed, at most 1,500 steps) it is one exponential, $e^h$, where an attack that
+# *adds* to $h$ *multiplies* the latent. Its bound takes powers of ten off the explosion, for a few hundredths
+# of a bit on clean images and without any adversarial training: a first, free defence. The couplings' bound,
+# which looked as likely, does next to nothing. Neither makes a flow robust; that is notebook 07's subject.
+
+# %%
+by = {(r["coupling"], r["prior"], r["optimizer"], r["steps"]): r["mean"] for r in rows}
+
+
+def freed(*form):
+    """Powers of ten at eps 8, and clean bits/dim, beyond both bounded: medians over pairs."""
+    pairs = [(v, by["bounded", "bounded", *k[2:]]) for k, v in by.items() if k[:2] == form]
+    more = torch.tensor([(torch.tensor(v[-1] / b[-1]).log10(), b[0] - v[0]) for v, b in pairs])
+    return more.median(0).values
+
+
+prior, couplings = freed("bounded", "free"), freed("free", "bounded")
+outcome("scale", "the prior's" if prior[0] > 10 * couplings[0].abs() else "both alike")
+check("a free prior adds {} powers of ten and wins {} bits/dim clean", *prior, at_least=1)
+check("free couplings change {} powers of ten", couplings[0].abs(), at_most=0.1, digits=1)
+shares = {p: torch.tensor([r["latent_shares"][0] for r in rows if r["prior"] == p]).median()
+          for p in ("free", "bounded")}  # fmt: skip
+check("free, latents of level 1 carry {} of the rise, bounded {}", shares["free"], shares["bounded"],
+      at_least=0.9)  # fmt: skip
+calibration()
+
+
+# %%
+def record(name):
+    rows = json.loads(Path(f"../results/attack-{name}.json").read_text(encoding="utf-8"))["rows"]
+    means = [row["mean"] for row in rows if row["row"] in ("clean", "attacked")]
+    return f"{means[0]:.1f} to {lessons.rounded(means[-1])}"
+
+
+verdicts([
+    ("\"in-distribution attacks are effective even at low $\\epsilon$ values\"", "5",
+     "at one grey level already 5 times what noise costs, or more", "agrees, on photographs"),
+    ("\"much higher compared to the uniform noise baseline\"", "5", "at every eps", "agrees"),
+    ("clean Glow: 3.4 to $2.0 \\times 10^6$ at eps 8", "Table 1",
+     f"20 steps: published form {record('glow-cifar10-published-clean')} on CIFAR-10, "
+     f"{record('glow-photos-published-clean')} on photographs; bounded "
+     f"{record('glow-cifar10-clean')} and {record('glow-photos-clean')}",
+     "agrees, for the published form"),
+    ("raised noise is \"on-par with … in-distribution samples\" at eps 8", "5",
+     "still above every photograph", "disagrees"),
+    ("noise labelled below the floors of beat 2", "Figures 4, 5", "no mean of ours is",
+     "cannot say: the unit is in doubt"),
+    ("\"applying the linear Gaussian attack to the non-linear case\"", "supplement",
+     "it transfers to Glow", "cannot say: the supplement is not at hand"),
+])  # fmt: skip
+
+# %% [markdown]
+# The records behind the third row attacked more crops, by twenty steps.
+# ([The paper, item by item](../docs/paper.md); [errata](../docs/errata.md), rows 11 and 14.)
 #
 # ## What you learned
 #
-# * The NLL of this Glow explodes under perturbations of a few grey levels; how much, depends on a scale
-#   of its priors that the published form leaves free, and on the training.
+# * The NLL of this Glow explodes under a few grey levels; how much, depends on the scale of its priors.
 # * Three yardsticks belong beside such numbers: uniform noise, the Gibbs floor, a uniform ceiling.
-# * Raising the likelihood of noise works too, though within eight grey levels it did not reach the
-#   photographs; together the two attacks turn a perfect detector upside down.
+# * Raising the likelihood of noise works too, though it did not reach the photographs; together the two
+#   attacks turn a perfect detector upside down.
 # * The latents of the finest level explode, not the volumes: amplification, then squared.
-#
-# | paper says | we measured | same? |
-# |---|---|---|
-# | "in-distribution attacks are effective even at low $\epsilon$ values" (5) | at one grey level more than 5 times what noise costs, on photographs (beat 1) | agrees |
-# | attacked values "are much higher compared to the uniform noise baseline" (5) | so they are, at every eps (beat 1) | agrees |
-# | clean Glow on CIFAR-10 reaches $2.0 \times 10^6$ at eps 8 (Table 1) | the published form explodes, too: less at eps 8 on photographs, more on CIFAR-10 (records at the top); with two bounds by powers of ten less (beat 6) | agrees |
-# | at eps 8 raised noise is "on-par with values obtained by in-distribution samples" (5) | it comes down, but it stays above every photograph (beat 3) | disagrees |
-# | noise labelled below the floors of beat 2 (Figures 4 and 5) | no mean of ours lies below | cannot say: the unit of the figures is in doubt |
-# | the supplement applies "the linear Gaussian attack to the non-linear case" | it transfers to Glow (beat 5) | cannot say: the supplement is not at hand |
-#
-# ([The paper, item by item](../docs/paper.md); [errata](../docs/errata.md), rows 11 and 14.)
 
 # %% [markdown]
 # ## Exercises
 #
-# ### 1. Why do the most probable photographs become the most improbable?
+# ### 1. PGD in five lines
+#
+# Write `pgd_five(log_prob, x, radius, steps)`: start at `x`; each step moves a quarter of the radius along
+# the sign of the gradient of $-\log p$, then clips to the ball and to $[0, 1]$; return the last.
+#
+# <details><summary>Hint 1</summary><code>torch.autograd.grad(-log_prob(y).sum(), y)</code>, for a y that
+# asks for its gradient.</details>
+# <details><summary>Hint 2</summary>The ball is a box around x: <code>y.clamp(x - radius, x + radius)</code>.</details>
 
 # %%
-rank_correlation = None  # your answer: of the clean NLL and the attacked NLL at eps 8, over images
-if rank_correlation is not None:
-    print("negative, as claimed:", rank_correlation < 0)
+pgd_five = None  # your function
+some, r = start[:6], 4 / 256
 
-# %% tags=["solution"]
-order_clean, order_attacked = (v.argsort().argsort().double() for v in (clean, attacked[-1]))
-rank_correlation = torch.corrcoef(torch.stack((order_clean, order_attacked)))[0, 1].item()
-print("negative, as claimed:", rank_correlation < 0)
-# Smooth images are probable because the density is steep around them: it expects almost no fine
-# texture there. Steepness is what the attack climbs, and texture is what it adds.
+
+def reached(y):
+    return bits_per_dim(glow.log_prob(y).detach(), glow.num_dims).mean()
+
+
+plain = {"num_steps": 10, "step_size": r / 4, "schedule": "constant"}
+theirs = lower_likelihood(glow.log_prob, some, LinfBall(r), **plain)
+if pgd_five is not None:
+    grade(reached(pgd_five(glow.log_prob, some, r, 10)), reached(theirs.x), within=0.05)
+
+
+# %% tags=["solution", "nbval-ignore-output"]
+def pgd_five(log_prob, x, radius, steps):
+    y = x
+    for _ in range(steps):
+        y = y.detach().requires_grad_()
+        (slope,) = torch.autograd.grad(-log_prob(y).sum(), y)
+        y = (y + radius / 4 * slope.sign()).clamp(x - radius, x + radius).clamp(0, 1)
+    return y.detach()
+
+
+grade(reached(pgd_five(glow.log_prob, some, r, 10)), reached(theirs.x), within=0.05)
+# The sign is the steepest direction of this ball: every value moves as far as it may.
 
 # %% [markdown]
-# ### 2. Does the attack end at the corners of the ball?
+# ### 2. The same in a round ball
+#
+# Keep the Euclidean length instead: $|\delta|_2 \le 0.5/256 \cdot \sqrt{3072}$, as long as if *every* value
+# moved by half a grey level. Write `pgd_round(log_prob, x, radius, steps)`, with steps of a quarter of the
+# radius along $g/|g|$. Does it find more than the cube of half a grey level, which lies inside?
+#
+# <details><summary>Hint 1</summary>Norms are taken image by image: <code>g.flatten(1).norm(dim=1)</code>,
+# shaped (n, 1, 1, 1).</details>
+# <details><summary>Hint 2</summary>Back into the ball: multiply the change by radius over its length where that is
+# below 1. Then clamp to [0, 1].</details>
 
 # %%
-at_the_corner = None  # your answer: which share of |delta| equals the radius?
-if at_the_corner is not None:
-    print("about as measured below:", 0.2 < at_the_corner < 0.6)
+pgd_round = None  # your function
+far = 0.5 / 256 * glow.num_dims**0.5
+options = {"num_steps": 10, "step_size": far / 4, "schedule": "constant"}
+rounder = lower_likelihood(glow.log_prob, some, L2Ball(far), **options).x
+if pgd_round is not None:
+    grade(reached(pgd_round(glow.log_prob, some, far, 10)), reached(rounder), within=0.05)
 
-# %% tags=["solution"]
-size = (found.x - start).abs() * 256
-free = (start > 8 / 256) & (start < 1 - 8 / 256)  # where the box does not bind
-at_the_corner = (size[free] > 7.99).float().mean().item()
-print("a fifth to three fifths of the values moved by all eight grey levels:",
-      0.2 < at_the_corner < 0.6)  # fmt: skip
-# A convex function over a box is largest at a vertex, and 1/2 |z|^2 is convex in z. But z is not linear
-# in x: twenty steps leave many values on their way from one face to the other. Rounding to 8 bits
-# costs the attacker little all the same (the table of beat 1).
+
+# %% tags=["solution", "nbval-ignore-output"]
+def pgd_round(log_prob, x, radius, steps):
+    length = lambda v: v.flatten(1).norm(dim=1).reshape(-1, 1, 1, 1)  # noqa: E731
+    y = x
+    for _ in range(steps):
+        y = y.detach().requires_grad_()
+        (slope,) = torch.autograd.grad(-log_prob(y).sum(), y)
+        delta = y - x + radius / 4 * slope / length(slope)
+        y = (x + delta * (radius / length(delta)).clamp(max=1)).clamp(0, 1)
+    return y.detach()
+
+
+grade(reached(pgd_round(glow.log_prob, some, far, 10)), reached(rounder), within=0.05)
+cube = lower_likelihood(glow.log_prob, some, LinfBall(0.5 / 256), num_steps=10).x
+rises = [(reached(y) - reached(some)).item() for y in (rounder, cube)]
+check("ten steps in the round ball cost {} times what they cost in the cube inside it",
+      rises[0] / rises[1], at_least=2, digits=1)  # fmt: skip
+# The round ball holds the cube, and may spend all its length on the few values that matter most.
 
 # %% [markdown]
-# ### 3. Why can no defence push every image below the floor?
+# ### 3. Why can no defence bring the attacked mean below the floor?
+#
+# Whatever the density, what is the least mean NLL under the strongest attack at $\epsilon = 4$?
+#
+# <details><summary>Hint 1</summary>A maximum over the ball is at least a mean over it.</details>
+# <details><summary>Hint 2</summary>How many values does integer noise of four grey levels have?</details>
 
 # %%
-lowest_mean = None  # your answer: the least possible mean NLL under attack at eps 4, in bits/dim
-if lowest_mean is not None:
-    print("consistent with Gibbs:", lowest_mean >= gibbs_floor(4) - 0.01)
+least_mean = None  # your answer, in bits/dim
+grade(least_mean, gibbs_floor(4), within=0.003, unit="bits/dim")
 
 # %% tags=["solution"]
-lowest_mean = gibbs_floor(4)
-print(f"the attack is at least as bad as the average noise: {lowest_mean:.2f} bits/dim")
-# A maximum is at least a mean: the worst image in the ball costs at least what uniform noise costs
-# on average, and that is at least the entropy of the noise, whatever the density.
+grade(torch.tensor(9.0).log2().item(), gibbs_floor(4), within=0.003, unit="bits/dim")
+# The worst image in the ball costs at least what noise costs on average, and that is at least the
+# entropy of the noise, whatever the density: 9 values, log2(9) bits each.
 
 # %% [markdown]
 # ## Further reading

@@ -207,6 +207,51 @@ def test_long_attacks_in_smaller_balls_go_on_too(tmp_path, monkeypatch):
             script.main()
 
 
+def test_the_price_of_convergence_is_counted_alike_for_all(tmp_path, monkeypatch):
+    import price as script
+
+    path = tmp_path / "price.json"
+    arguments = "--limit 2 --max-steps 2 --json"
+    monkeypatch.setattr(sys, "argv", ["price.py", *arguments.split(), str(path)])
+    monkeypatch.setattr(script.torch, "set_num_threads", lambda number: None)
+    monkeypatch.setattr(script, "MODELS", ("glow-photos-hybrid",))
+    missing = {"nothing so called, an attack": ("flowrob-nothing", script.alone)}
+    ways = {"flowrob, Auto-PGD alone": script.WAYS["flowrob, Auto-PGD alone"]}
+    monkeypatch.setattr(script, "WAYS", ways | missing)
+    script.main()
+    run = json.loads(path.read_text())
+    search, alone, absent = run["rows"]
+    assert search["status"] == ">=" and search["evaluations"] == 14
+    assert [point["gradients"] for point in search["points"]] == [14]
+    assert [point["gradients"] for point in alone["points"]] == [14]
+    assert search["points"][0]["seconds"] > 0 and absent["missing"] == "flowrob-nothing"
+    clean, mean = search["clean"], sum(search["values"]) / 2
+    assert 4 < clean < 5 and mean == pytest.approx(search["points"][0]["mean"])
+    most = sum(map(max, search["values"], alone["values"])) / 2
+    shares = {way: of["shares"] for way, of in script.reached(run["rows"]).items()}
+    assert shares["flowrob, search until converged"] == [
+        pytest.approx((mean - clean) / (most - clean))
+    ]
+    assert all(share <= 1 + 1e-9 for of in shares.values() for share in of)
+    page = benchmarks.render(tmp_path)
+    assert "| nothing so called, an attack | not installed |" in page
+    assert "The search says *>=* after 14 gradients per image" in page
+
+
+def test_a_meter_counts_gradients_of_single_images_and_shifts_units(flow):
+    import price as script
+
+    noise = torch.rand(1, 2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    levels = torch.randint(0, 256, (2, 3, 8, 8), generator=torch.Generator().manual_seed(1))
+    meter = script.Meter(flow, noise).eval()
+    x = (levels / 255).requires_grad_()
+    value = meter.log_prob(x)
+    assert torch.allclose(value, flow.log_prob((levels + noise[0]) / 256), rtol=1e-4)
+    value.sum().backward()
+    assert meter.rows == 2 and [count for count, _ in meter.log] == [2]
+    assert meter.seconds(1) == meter.seconds(2) == meter.log[0][1]
+
+
 def test_the_parts_of_a_ladder_withstand_long_attacks_and_a_hybrid_does_not():
     """What tables.md says of its searches rests on this record."""
     import long_attacks as script

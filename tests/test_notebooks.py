@@ -34,7 +34,6 @@ TWINS = sorted(FOLDER.glob("[0-9][0-9]_*.py"))
 FEWEST_CELLS = {
     "00_start_here": 10
 }  # the two-minute opening: short, no exercises, no closing table
-NOT_YET = ("05_", "06_")  # without alt texts and sentences for their checks, so far
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
 FORBIDDEN = {
@@ -231,8 +230,6 @@ def hides_solutions(nb: NotebookNode, name: str) -> Iterator[str]:
 
 def pictures_have_alt_text(nb: NotebookNode, name: str) -> Iterator[str]:
     """What :func:`flowrob.plots.show` stores: the same sentence as metadata and as plain text."""
-    if name.startswith(NOT_YET):
-        return
     for cell in nb.cells:
         for output in cell.get("outputs", []):
             if "image/png" in output.get("data", {}):
@@ -243,8 +240,6 @@ def pictures_have_alt_text(nb: NotebookNode, name: str) -> Iterator[str]:
 
 def says_more_than_true(nb: NotebookNode, name: str) -> Iterator[str]:
     """A bare True or False tells a reader nothing: a sentence with its number does."""
-    if name.startswith(NOT_YET):
-        return
     bare = [cell for cell in code(nb) for _ in re.findall(r"\b(True|False)\b", printed(cell))]
     if len(bare) > 1:
         yield f"{len(bare)} times True or False, first in {label(nb, bare[0])}: use lessons.check"

@@ -1,6 +1,9 @@
 """Layers: what each of them makes of an input, and where inside a flow an attack acts (2.1).
 
 NLL = 1/2 |z|^2 + (D/2) log(2 pi) - sum over layers of log|det|,   each term by itself
+
+How far a difference is stretched on its way is measured by :attr:`Anatomy.gain`; how far each layer
+could have stretched it, to first order, is :func:`top_singular_values`.
 """
 
 from __future__ import annotations
@@ -8,15 +11,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 from flowrob.attacks.objectives import in_double
+from flowrob.attacks.starts import check_generator, check_integers
 from flowrob.checks import checked
 from flowrob.evaluation.table import Table
 from flowrob.flows import Bijection, Chain, Flow, MultiScale
+
+Seen = TypeVar("Seen")
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,16 @@ class Anatomy:
     log_det: Tensor
     distance: Tensor
     total: Tensor
+
+    @property
+    def gain(self) -> Tensor:
+        """``|h' - h|`` after each layer over the same before it, (layers, batch).
+
+        Where a multi-scale flow lets latents leave, the first layer of the next level is given the
+        loss of their share, too.
+        """
+        start = torch.ones_like(self.distance[:1])
+        return self.distance / torch.cat((start, self.distance[:-1]))
 
     def table(self) -> Table:
         """Means over the batch: a row per level."""
@@ -79,7 +95,7 @@ def anatomy(flow: Flow, x: Tensor, x_attacked: Tensor) -> Anatomy:
     if x.shape != x_attacked.shape:
         raise ValueError(f"x has shape {tuple(x.shape)}, x_attacked {tuple(x_attacked.shape)}")
     both = torch.cat((flow._check(x), flow._check(x_attacked, "x_attacked"))).detach().double()
-    walk, start = _Walk(_apart), _apart(both)
+    walk, start = _Walk(lambda layer, h, out: _apart(out)), _apart(both)
     with torch.no_grad():
         rest = walk.visit(in_double(flow).bijection, both)
     energies = [0.5 * z.flatten(1).square().sum(1) for z in (*walk.leaving, rest)]
@@ -118,10 +134,61 @@ def activations(flow: Flow, x: Tensor) -> tuple[list[tuple[int, str]], list[Tens
     """
     if not isinstance(flow, Flow):
         raise TypeError(f"flow must be a flowrob.flows.Flow, got {type(flow).__name__}")
-    walk = _Walk(lambda h: h)
+    walk = _Walk(lambda layer, h, out: out)
     with torch.no_grad():
         walk.visit(in_double(flow).bijection, flow._check(x).detach().double())
     return walk.layers, walk.seen
+
+
+def top_singular_values(
+    flow: Flow, x: Tensor, *, num_steps: int = 10, generator: torch.Generator
+) -> Tensor:
+    """How far each layer can stretch a small difference: ``max |J v| / |v|``, J its Jacobian at x.
+
+    Power iteration with v <- J^T J v, each product by automatic differentiation, from a random
+    start: a lower bound of the singular value, which it reaches from below. Computed in float64, on
+    a copy of the flow. The gain of a small perturbation never exceeds it; the gain of a large one
+    does where the layer itself has changed on the way.
+
+    Source: not in the paper.
+
+    Args:
+        flow: a :class:`~flowrob.flows.Flow`.
+        x: ``(batch, *event_shape)``.
+        num_steps: of the power iteration.
+        generator: draws its starts.
+
+    Returns:
+        ``(layers, batch)``, in the order of :attr:`Anatomy.layers`.
+
+    Raises:
+        TypeError: flow is not a Flow, or x not of floating point.
+        ValueError: x does not fit the flow, or num_steps below 1.
+    """
+    if not isinstance(flow, Flow):
+        raise TypeError(f"flow must be a flowrob.flows.Flow, got {type(flow).__name__}")
+    check_integers(1, num_steps=num_steps)
+    check_generator(generator)
+    walk = _Walk(lambda layer, h, out: (layer, h))
+    with torch.no_grad():
+        walk.visit(in_double(flow).bijection, flow._check(x).detach().double())
+    return torch.stack([_stretch(layer, h, num_steps, generator) for layer, h in walk.seen])
+
+
+def _stretch(layer: Bijection, h: Tensor, num_steps: int, generator: torch.Generator) -> Tensor:
+    """The largest singular value of a layer's Jacobian at each row of h, (batch,)."""
+    h = h.clone().requires_grad_()
+    out = layer(h)[0]
+    dual = torch.zeros_like(out).requires_grad_()
+    (pulled,) = torch.autograd.grad(out, h, dual, create_graph=True)  # J^T dual, linear in dual
+    v = torch.randn(h.shape, generator=generator, device=generator.device).to(h)
+    length = h.new_ones(len(h))
+    for _ in range(num_steps):
+        v = v / v.flatten(1).norm(dim=1).reshape(-1, *[1] * (v.dim() - 1))
+        (pushed,) = torch.autograd.grad(pulled, dual, v, retain_graph=True)  # J v
+        length = pushed.flatten(1).norm(dim=1)
+        (v,) = torch.autograd.grad(out, h, pushed, retain_graph=True)
+    return length.detach()
 
 
 def _halves(both: Tensor) -> tuple[Tensor, Tensor]:
@@ -134,15 +201,15 @@ def _apart(both: Tensor) -> Tensor:
     return (after - before).norm(dim=1)
 
 
-class _Walk:
-    """One pass through a flow that keeps what it sees, ``see(h)``, after every layer."""
+class _Walk(Generic[Seen]):
+    """One pass through a flow that keeps ``see(layer, its input, its output)`` of every layer."""
 
-    def __init__(self, see: Callable[[Tensor], Tensor]):
+    def __init__(self, see: Callable[[Bijection, Tensor, Tensor], Seen]):
         self.level, self.see = 1, see
         self.layers: list[tuple[int, str]] = []
         self.leaving: list[Tensor] = []
         self.log_dets: list[Tensor] = []
-        self.seen: list[Tensor] = []
+        self.seen: list[Seen] = []
 
     def visit(self, bijection: Bijection, h: Tensor) -> Tensor:
         """bijection(h)[0] without the latents that left, layer by layer."""
@@ -157,8 +224,9 @@ class _Walk:
                     h, leaving = h.chunk(2, dim=1)
                     self.leaving.append(leaving)
             return h
-        h, log_det = bijection(h)
+        before = h
+        h, log_det = bijection(before)
         self.layers.append((self.level, type(bijection).__name__))
         self.log_dets.append(log_det)
-        self.seen.append(self.see(h))
+        self.seen.append(self.see(bijection, before, h))
         return h

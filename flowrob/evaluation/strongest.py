@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -330,6 +330,18 @@ class _Hunt:
         weights = model.log_weights.exp().tolist() if isinstance(model, Mixture) else None
         return mixture_bound(known, self.protocol.num_dims, weights)
 
+    def _verdict(self, name: str, e: int) -> dict:
+        """That of the search. A mixture is as open as the part that bounds it from above.
+
+        Its value is that part's wherever the part is the likeliest, so that what would lift the
+        one may lift the other.
+        """
+        search = self.searches[name, e]
+        parts = [self.searches[part, e] for part in self.mixtures.get(name, ())]
+        if parts and not min(parts, key=lambda part: part.bits.mean().item()).converged:
+            search = replace(search, converged=False)
+        return search.verdict()
+
     def table(self, last: str, caption: str) -> Table:
         """The rows; ``last`` is what the worst of all is called."""
         under = (*self.attacks, *(["noise"] if self.protocol.noisy else []))
@@ -345,7 +357,7 @@ class _Hunt:
             for row in (*under, worst) if e else ("clean",):
                 rows.append(self.protocol.row(name, e, row, values[name, e, row], bounded=e > 0))
             if e and self.budget is not None and name not in self.randomised:
-                rows[-1] |= self.searches[name, e].verdict()
+                rows[-1] |= self._verdict(name, e)
         own: dict[str, Any] = {"attacks": self.attacks} if self.attacks else {}
         if self.budget is not None:
             curves = {f"{name}, {e}": search.curve for (name, e), search in self.searches.items()}

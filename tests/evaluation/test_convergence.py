@@ -14,6 +14,7 @@ from flowrob.evaluation import (
     mixture,
     mixture_bound,
     robustness_table,
+    strongest,
     strongest_table,
 )
 from flowrob.evaluation.convergence import Search
@@ -215,6 +216,24 @@ def test_parts_whose_search_has_not_settled_leave_room(images):
     table = converged_table(models, images, (8,), **how)
     assert [row["status"] for row in table.rows] == [">=", ">="]
     assert table.rows[1]["evaluations"] == 7.0
+
+
+def test_a_mixture_is_as_open_as_the_part_that_bounds_it(images, monkeypatch):
+    def other(x):
+        return smooth(x) + 50.0
+
+    models = {"a": smooth, "b": other, "sum": mixture(smooth, other)}  # b is the likelier one
+    for open_part, status in ((smooth, "converged"), (other, ">=")):
+
+        def leave_open(log_prob, protocol, eps, search, budget, ceiling, model=open_part):
+            search.converged = log_prob is not model
+            return []
+
+        monkeypatch.setattr(strongest, "converge", leave_open)
+        table = converged_table(models, images, (8,), generator=seeded(), budget=SMALL)
+        rows = {row["model"]: row for row in table.rows}
+        assert rows["b"]["mean"] < rows["a"]["mean"]
+        assert rows["sum"]["status"] == status
 
 
 def test_nan_is_the_worst_there_is():

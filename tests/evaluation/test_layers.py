@@ -8,7 +8,9 @@ import pytest
 import torch
 from small_tables import seeded
 
-from flowrob.evaluation import activations, anatomy, bits_per_dim
+from flowrob.attacks.objectives import in_double
+from flowrob.evaluation import activations, anatomy, bits_per_dim, top_singular_values
+from flowrob.evaluation.layers import _Walk
 from flowrob.flows import ActNorm, Chain, Flow, realnvp
 
 
@@ -112,3 +114,40 @@ def test_activations_take_flows_and_numbers(flow, images):
         activations(flow, images)
     with pytest.raises(ValueError, match="x must have shape"):
         activations(flow, images[:, :1] / 255)
+
+
+def test_top_singular_values_are_those_of_the_jacobian(flow):
+    x = torch.rand(2, 3, 8, 8, generator=seeded())
+    found = top_singular_values(flow, x, num_steps=300, generator=seeded(1))
+    walk = _Walk(lambda layer, h, out: (layer, h))
+    with torch.no_grad():
+        walk.visit(in_double(flow).bijection, x.double())
+    assert len(found) == len(walk.layers) == len(walk.seen)
+    for (layer, h), values in zip(walk.seen, found, strict=True):
+        for row, value in zip(h, values, strict=True):
+            jacobian = torch.autograd.functional.jacobian(lambda h, f=layer: f(h)[0], row[None])
+            exact = torch.linalg.matrix_norm(jacobian.reshape(row.numel(), -1), 2)
+            assert 0.98 * exact <= value <= exact * (1 + 1e-9)
+
+
+def test_gains_multiply_to_the_distance_and_stay_below_what_layers_can():
+    flow = Flow(Chain([ActNorm(3), ActNorm(3)]), (3, 4, 4))
+    x = torch.rand(4, 3, 4, 4, generator=seeded())
+    flow.initialize(x)
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter += 0.5 * torch.randn(parameter.shape, generator=seeded(1))
+    parts = anatomy(flow, x, x + 0.1 * torch.randn(x.shape, generator=seeded(2)))
+    assert torch.allclose(parts.gain.prod(0), parts.distance[-1])
+    most = top_singular_values(flow, x, num_steps=200, generator=seeded(3))
+    assert bool((parts.gain <= most * 1.001).all())
+
+
+def test_top_singular_values_refuse_what_they_cannot_use(flow):
+    x = torch.rand(1, 3, 8, 8, generator=seeded())
+    with pytest.raises(TypeError, match="must be a flowrob"):
+        top_singular_values(flow.log_prob, x, generator=seeded())
+    with pytest.raises(ValueError, match="num_steps"):
+        top_singular_values(flow, x, num_steps=0, generator=seeded())
+    with pytest.raises(ValueError, match="x must have shape"):
+        top_singular_values(flow, x[:, :1], generator=seeded())
