@@ -43,7 +43,7 @@ import torch
 from PIL import Image, ImageOps
 from tqdm.auto import tqdm
 
-from flowrob.checks import checked
+from flowrob._checks import checked
 
 SPLITS = {
     "photos": ("train", "valid", "test"),

@@ -19,9 +19,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from flowrob._checks import checked
 from flowrob.attacks.balls import column
 from flowrob.attacks.objectives import Composite, Objective
-from flowrob.checks import checked
 
 
 @dataclass(frozen=True)

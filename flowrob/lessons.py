@@ -18,7 +18,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from flowrob.checks import checked
+from flowrob._checks import checked
 
 # How sure a prediction is said to be, and how often such predictions ought to be right.
 SURENESS = {"a guess": None, "fairly sure": 0.75, "certain": 0.95}

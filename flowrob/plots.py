@@ -20,7 +20,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from flowrob.checks import checked, drawn
+from flowrob._checks import checked
 
 # Chosen to stay apart under deuteranopia and protanopia, too.
 DATA, ATTACK, NOISE, THEORY = "#2b6cb0", "#b5271a", "#66707a", "#1a1a1a"
@@ -80,7 +80,7 @@ def show(figure, alt: str) -> None:
     display(data, raw=True, metadata={"image/png": {"alt": alt}})
 
 
-@drawn
+@checked
 def label_ends(ax: Axes, gap: float = 0.075) -> Axes:
     """Every labelled line's label at its right end, in its colour, instead of a legend."""
     lines = [line for line in ax.get_lines() if not line.get_label().startswith("_")]
@@ -102,7 +102,7 @@ def _numpy(x) -> np.ndarray:
     return x.detach().cpu().numpy() if hasattr(x, "detach") else np.asarray(x)
 
 
-@drawn
+@checked
 def image(ax: Axes, x, title: str = "") -> Axes:
     """One image x, (C, H, W) in [0, 1] or uint8, without axes."""
     pixels = np.moveaxis(_numpy(x), 0, -1)
@@ -115,7 +115,7 @@ def image(ax: Axes, x, title: str = "") -> Axes:
     return ax
 
 
-@drawn
+@checked
 def image_grid(ax: Axes, images, columns: int = 8, title: str = "", pad: int = 1) -> Axes:
     """Many images (N, C, H, W) as one picture with ``columns`` columns."""
     images = np.stack([_numpy(x) for x in images])
@@ -133,7 +133,7 @@ def image_grid(ax: Axes, images, columns: int = 8, title: str = "", pad: int = 1
 # The Gaussian: a density in the plane, its attacks, and the curves behind them (section 3.1) ---
 
 
-@drawn
+@checked
 def level_sets(ax: Axes, mean, covariance, radii=(1, 2, 3)) -> Axes:
     """Ellipses (y - mean)^T K^-1 (y - mean) = radius^2 of a density in the plane, and its mean."""
     mean, root = _numpy(mean), np.linalg.cholesky(_numpy(covariance))
@@ -147,7 +147,7 @@ def level_sets(ax: Axes, mean, covariance, radii=(1, 2, 3)) -> Axes:
     return ax
 
 
-@drawn
+@checked
 def perturbations(ax: Axes, x, radius: float, steps) -> Axes:
     """The point x, the ball around it, and one arrow per step (label, delta, colour)."""
     x = _numpy(x)
@@ -166,7 +166,7 @@ def perturbations(ax: Axes, x, radius: float, steps) -> Axes:
     return ax
 
 
-@drawn
+@checked
 def plane(ax: Axes, mean, covariance, x, radius: float, steps, half_width: float = 3.5) -> Axes:
     """Level sets, the point x with its ball, and the steps (label, delta, colour), together."""
     level_sets(ax, mean, covariance)
@@ -175,7 +175,7 @@ def plane(ax: Axes, mean, covariance, x, radius: float, steps, half_width: float
     return ax
 
 
-@drawn
+@checked
 def legend_above(ax: Axes) -> Axes:
     """The legend in one row over the axes, where it covers no data."""
     count = len(ax.get_legend_handles_labels()[0])
@@ -185,7 +185,7 @@ def legend_above(ax: Axes) -> Axes:
     return ax
 
 
-@drawn
+@checked
 def drop_by_angle(ax: Axes, degrees, drop, marks=()) -> Axes:
     """The drop (nats) along the ball's boundary, and marks (label, delta, drop, colour) on it."""
     ax.plot(_numpy(degrees), _numpy(drop), color=THEORY, lw=1.6, zorder=2)
@@ -199,7 +199,7 @@ def drop_by_angle(ax: Axes, degrees, drop, marks=()) -> Axes:
     return legend_above(ax)
 
 
-@drawn
+@checked
 def secular(ax: Axes, eta, length, radius: float, poles, roots, colors) -> Axes:
     """``|delta(eta)|`` against the multiplier: its poles, the radius, and where the two meet."""
     ax.plot(_numpy(eta), _numpy(length), color=THEORY, lw=1.6)
@@ -212,7 +212,7 @@ def secular(ax: Axes, eta, length, radius: float, poles, roots, colors) -> Axes:
     return ax
 
 
-@drawn
+@checked
 def curves(ax: Axes, x, lines, *, xlabel: str, ylabel: str, log: str = "") -> Axes:
     """Lines (label, y, colour) over one x; ``log`` names the logarithmic axes, as in "xy"."""
     for label, y, color in lines:
@@ -226,7 +226,7 @@ def curves(ax: Axes, x, lines, *, xlabel: str, ylabel: str, log: str = "") -> Ax
     return ax
 
 
-@drawn
+@checked
 def signed(x, scale: float | None = None) -> np.ndarray:
     """Perturbations as pictures: 0 becomes mid-grey, +-scale (default: 3 rms) white and black."""
     x = _numpy(x)
@@ -234,7 +234,7 @@ def signed(x, scale: float | None = None) -> np.ndarray:
     return np.clip(0.5 + 0.5 * x / scale, 0.0, 1.0)
 
 
-@drawn
+@checked
 def histogram(ax: Axes, values, mark: float, *, xlabel: str) -> Axes:
     """How the values of a random baseline are spread, and where the attack stands (``mark``)."""
     ax.hist(_numpy(values), bins=60, color=NOISE, label="random")
@@ -243,7 +243,7 @@ def histogram(ax: Axes, values, mark: float, *, xlabel: str) -> Axes:
     return legend_above(ax)
 
 
-@drawn
+@checked
 def gaps(ax: Axes, groups: dict, floor: float = 1e-15) -> Axes:
     """What an attack still misses (nats) after each step, one line per sample.
 
@@ -257,7 +257,7 @@ def gaps(ax: Axes, groups: dict, floor: float = 1e-15) -> Axes:
     return legend_above(ax)
 
 
-@drawn
+@checked
 def thermometer(ax: Axes, value: float, landmarks: dict[str, float], top: float = 1e5) -> Axes:
     """NLL (bits/dim) as the height of a column, logarithmic, beside named landmarks."""
     ax.bar(0, np.clip(value, 2, top) - 2, 0.5, bottom=2, color=ATTACK if value > 8 else DATA)
@@ -274,14 +274,14 @@ def thermometer(ax: Axes, value: float, landmarks: dict[str, float], top: float 
 # One perturbation for all points (section 3.3) ---
 
 
-@drawn
+@checked
 def cloud(ax: Axes, points, color) -> Axes:
     """Points (N, 2) of a sample, small enough to lie under level sets and arrows."""
     ax.plot(*_numpy(points).T, ".", color=color, ms=5, mew=0, alpha=0.5, zorder=0.8)
     return ax
 
 
-@drawn
+@checked
 def bars_and_theory(ax: Axes, labels, parts, theory, *, ylabel: str) -> Axes:
     """Measured bars, parts (label, values, colour), and ticks where theory (parts, labels) is."""
     stacked_bars(ax, labels, parts, ylabel=ylabel)
@@ -291,7 +291,7 @@ def bars_and_theory(ax: Axes, labels, parts, theory, *, ylabel: str) -> Axes:
     return ax
 
 
-@drawn
+@checked
 def water(ax: Axes, before, after) -> Axes:
     """Water-filling: the eigenvalues ``before``, and on top what raises them to ``after``."""
     before, after = _numpy(before), _numpy(after)
@@ -310,7 +310,7 @@ def water(ax: Axes, before, after) -> Axes:
 # Deep flows: images under attack, and the curves behind the tables (sections 4 and 5) ---
 
 
-@drawn
+@checked
 def before_after(ax: Axes, groups: dict, colors=(DATA, NOISE, ATTACK), log: bool = False) -> Axes:
     """One row of marks per group (label -> one value per image), with a bar at its median."""
     for row, ((_, values), color) in enumerate(zip(groups.items(), colors, strict=False)):
@@ -335,7 +335,7 @@ def _plain_log_ticks(axis) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-@drawn
+@checked
 def attacked_rows(axes, rows: dict, values: dict, columns: int = 8) -> None:
     """One row of images per label, each with its value (bits/dim) above it."""
     for row, (label, images) in zip(axes, rows.items(), strict=True):
@@ -345,7 +345,7 @@ def attacked_rows(axes, rows: dict, values: dict, columns: int = 8) -> None:
         row[0].text(-0.12, 0.5, label, transform=row[0].transAxes, ha="right", va="center")
 
 
-@drawn
+@checked
 def nll_against_eps(ax: Axes, eps, lines, floor=None, bands=()) -> Axes:
     """Bits/dim over eps (grey levels): lines (label, values, colour, style), logarithmic in both.
 
@@ -366,7 +366,7 @@ def nll_against_eps(ax: Axes, eps, lines, floor=None, bands=()) -> Axes:
     return ax
 
 
-@drawn
+@checked
 def stacked_bars(ax: Axes, labels, parts, *, ylabel: str) -> Axes:
     """Parts (label, values, colour) side by side for every label: what a sum is made of."""
     place, width = np.arange(len(labels)), 0.8 / len(parts)
@@ -380,7 +380,7 @@ def stacked_bars(ax: Axes, labels, parts, *, ylabel: str) -> Axes:
     return legend_above(ax)
 
 
-@drawn
+@checked
 def overlaid(ax: Axes, groups, *, xlabel: str, bins=40) -> Axes:
     """Histograms (label, values, colour) over one axis, on common bins."""
     everything = np.concatenate([_numpy(values) for _, values, _ in groups])
@@ -397,7 +397,7 @@ PROCEDURE = {"a": "#6b46c1", "b": "#0987a0", "c": "#b7791f", "d": ATTACK}  # col
 PROCEDURE_STYLE = {"a": "o-", "b": "s-", "c": "x--", "d": "D-"}
 
 
-@drawn
+@checked
 def by_round(ax: Axes, lines, *, ylabel: str, log: bool = True) -> Axes:
     """Lines (label, values, colour, style), one value per round of training, from round 0."""
     for label, values, color, style in lines:
@@ -407,7 +407,7 @@ def by_round(ax: Axes, lines, *, ylabel: str, log: bool = True) -> Axes:
     return ax
 
 
-@drawn
+@checked
 def exchange(ax: Axes, frontier, paths=(), xlim=None) -> Axes:
     """Natural drop (x) against sensitivity (y, logarithmic), both in nats.
 
@@ -427,7 +427,7 @@ def exchange(ax: Axes, frontier, paths=(), xlim=None) -> Axes:
     return ax
 
 
-@drawn
+@checked
 def rounds_needed(ax: Axes, x, lines, *, xlabel: str) -> Axes:
     """Stairs (label, rounds, colour, style) over x; where rounds are None, no number suffices."""
     for label, rounds, color, style in lines:
@@ -441,7 +441,7 @@ def rounds_needed(ax: Axes, x, lines, *, xlabel: str) -> Axes:
 # A flow, piece by piece: maps, densities in the plane and the field of worst steps (2.1) ---
 
 
-@drawn
+@checked
 def strips(ax: Axes, x, density, edges) -> Axes:
     """A density on the line, cut at ``edges`` (ascending) into numbered strips, dark to light."""
     x, density, edges = _numpy(x), _numpy(density), _numpy(edges)
@@ -456,7 +456,7 @@ def strips(ax: Axes, x, density, edges) -> Axes:
     return ax
 
 
-@drawn
+@checked
 def lines_in_plane(ax: Axes, lines) -> Axes:
     """Lines (count, points, 2), the first half of them blue and the second amber."""
     lines = _numpy(lines)
@@ -466,7 +466,7 @@ def lines_in_plane(ax: Axes, lines) -> Axes:
     return ax
 
 
-@drawn
+@checked
 def density(ax: Axes, x1, x2, values) -> Axes:
     """A density in the plane, values (len(x1), len(x2)) on a regular grid: the darker, the more."""
     (left, right), (bottom, top) = (_numpy(x)[[0, -1]] for x in (x1, x2))
@@ -478,7 +478,7 @@ def density(ax: Axes, x1, x2, values) -> Axes:
     return ax
 
 
-@drawn
+@checked
 def field(ax: Axes, points, steps, color) -> Axes:
     """One arrow per point (N, 2), from the point to where its step (N, 2) ends."""
     arrow = {"angles": "xy", "scale_units": "xy", "scale": 1, "width": 0.0022, "zorder": 4}

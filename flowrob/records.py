@@ -32,7 +32,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import flowrob
-from flowrob.checks import checked
+from flowrob._checks import checked
 
 
 def check_writable(*paths: str | os.PathLike | None) -> None:

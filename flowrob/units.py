@@ -15,7 +15,7 @@ from numbers import Real
 import torch
 from torch import Tensor
 
-from flowrob.checks import checked
+from flowrob._checks import checked
 
 
 @checked

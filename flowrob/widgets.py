@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from flowrob import lessons, plots
-from flowrob.checks import drawn
+from flowrob._checks import checked
 from flowrob.evaluation import activations
 from flowrob.flows import Flow
 from flowrob.linear import (
@@ -185,7 +185,7 @@ def _draw_trade_off(figure: Figure, eps: float, rounds: int, procedure: str) -> 
 ATTACK_EPS = (0, 1, 2, 4, 8)
 
 
-@drawn
+@checked
 def attack_explorer(grid: dict) -> Explorer:
     """Attack a flow: every photograph at every eps, already attacked; the sliders only choose.
 
@@ -210,7 +210,7 @@ def attack_explorer(grid: dict) -> Explorer:
     )
 
 
-@drawn
+@checked
 def draw_attack(
     figure: Figure, grid: dict, photograph: int, eps: int, change: str, model: str
 ) -> str:
@@ -239,7 +239,7 @@ def draw_attack(
     return f"{model} Glow, {change} change of at most {eps}/256: <b>{odds}</b>"
 
 
-@drawn
+@checked
 def layer_explorer(flow: Flow, x: torch.Tensor, attacked: torch.Tensor) -> Explorer:
     """Walk through a flow, layer by layer, with an image and what an attack made of it.
 
@@ -280,7 +280,7 @@ class LayerWalk:
     drift: list[float]
 
 
-@drawn
+@checked
 def layer_walk(flow: Flow, x: torch.Tensor, attacked: torch.Tensor) -> LayerWalk:
     """Run one image and its attacked form through a flow, keeping every activation.
 
@@ -299,7 +299,7 @@ def layer_walk(flow: Flow, x: torch.Tensor, attacked: torch.Tensor) -> LayerWalk
     return LayerWalk(layers, clean, moved, drift)
 
 
-@drawn
+@checked
 def tiled(ax: Axes, h: torch.Tensor, scale: float | None = None, title: str = "") -> Axes:
     """The channels of one activation h, (C, H, W), side by side in grey: 0 is mid-grey."""
     rows = max(r for r in range(1, int(np.sqrt(len(h))) + 1) if len(h) % r == 0)
@@ -307,7 +307,7 @@ def tiled(ax: Axes, h: torch.Tensor, scale: float | None = None, title: str = ""
     return plots.image_grid(ax, plots.signed(h, scale)[:, None], len(h) // rows, title, pad)
 
 
-@drawn
+@checked
 def drift(ax: Axes, levels, distance, chosen: int | None = None) -> Axes:
     """How far two inputs have come apart after each layer, relative to the input.
 
@@ -333,7 +333,7 @@ def drift(ax: Axes, levels, distance, chosen: int | None = None) -> Axes:
     return ax
 
 
-@drawn
+@checked
 def draw_layer(figure: Figure, walk: LayerWalk, layer: int) -> str:
     """Draw one position of :func:`layer_explorer`; the caption says how far the two are apart."""
     places = figure.subplot_mosaic(

@@ -23,7 +23,7 @@ from torch import Tensor
 
 import flowrob
 from flowrob import flows
-from flowrob.checks import checked
+from flowrob._checks import checked
 from flowrob.flows import Flow, FlowMixture
 from flowrob.records import read_tensors, write_json, write_tensors
 

@@ -9,7 +9,7 @@ import torch
 from matplotlib.figure import Figure
 
 from flowrob import attacks, evaluation, flows, linear, plots, training
-from flowrob.checks import checked
+from flowrob._checks import checked
 
 
 def test_a_covariance_that_overflows_is_refused():

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import flowrob
 from flowrob import flows, records, zoo
-from flowrob.checks import checked
+from flowrob._checks import checked
 from flowrob.cli import paper_tables
 from flowrob.cli.recipes import LADDERS, OPTIONS, RECIPES, TABLES, USES
 from flowrob.cli.runs import Files, Run, attack_table, train_recipe

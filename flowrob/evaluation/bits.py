@@ -13,8 +13,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from flowrob._checks import checked
 from flowrob.attacks.starts import check_generator, check_integers
-from flowrob.checks import checked
 from flowrob.units import bits_per_dim, check_dense, check_images, check_number
 
 

@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from flowrob._checks import checked
 from flowrob.attacks import Objective
 from flowrob.attacks.objectives import Composite
 from flowrob.attacks.starts import check_integers
-from flowrob.checks import checked
 from flowrob.distributed import Group, sharded
 from flowrob.evaluation.robustness import robustness_table
 from flowrob.flows import Flow

@@ -16,9 +16,9 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
+from flowrob._checks import checked
 from flowrob.attacks.objectives import in_double
 from flowrob.attacks.starts import check_generator, check_integers
-from flowrob.checks import checked
 from flowrob.evaluation.table import Table
 from flowrob.flows import Bijection, Chain, Flow, MultiScale
 

@@ -31,8 +31,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from flowrob._checks import checked
 from flowrob.attacks import Objective, attack_images
-from flowrob.checks import checked
 from flowrob.evaluation.bits import check_eps, integer_noise
 from flowrob.evaluation.convergence import Budget, Search, converge
 from flowrob.evaluation.defences import Mixture, mixture_bound

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from flowrob.checks import checked
+from flowrob._checks import checked
 from flowrob.records import as_json
 
 

@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flowrob.checks import checked
+from flowrob._checks import checked
 
 
 class Bijection(nn.Module):

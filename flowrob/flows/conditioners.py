@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 from torch.nn.utils.parametrizations import weight_norm
 
-from flowrob.checks import checked
+from flowrob._checks import checked
 
 
 class ZeroConv2d(nn.Conv2d):

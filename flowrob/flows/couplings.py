@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flowrob.checks import checked
+from flowrob._checks import checked
 from flowrob.flows.bijections import Bijection, sum_per_sample
 from flowrob.units import check_number
 

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from flowrob.checks import checked
+from flowrob._checks import checked
 from flowrob.flows.models import Flow
 from flowrob.units import bits_per_dim
 

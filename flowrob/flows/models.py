@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from flowrob.checks import checked
+from flowrob._checks import checked
 from flowrob.flows.bijections import (
     ActNorm,
     Bijection,

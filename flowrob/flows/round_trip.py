@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from flowrob.checks import checked
+from flowrob._checks import checked
 from flowrob.flows.bijections import InvertibleConv1x1
 from flowrob.flows.models import Flow
 

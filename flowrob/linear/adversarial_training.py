@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 import torch
 
-from flowrob.checks import checked
+from flowrob._checks import checked
 from flowrob.linear.frontier import (
     is_sphere,
     normal_points,

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from scipy import optimize
 
-from flowrob.checks import checked
+from flowrob._checks import checked
 from flowrob.linear.gaussian import GaussianFlow, _real, worst_case
 from flowrob.linear.sphere import require, sensitivity, variance_growth
 from flowrob.units import check_number

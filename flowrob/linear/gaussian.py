@@ -36,7 +36,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from flowrob.checks import checked
+from flowrob._checks import checked
 
 EPS = torch.finfo(torch.float64).eps
 TINY = 1e-290  # stands for t = 0 in 1 / (w_i + t), where b_i = w_i = 0 may meet

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import torch
 
-from flowrob.checks import checked
+from flowrob._checks import checked
 from flowrob.linear.gaussian import GaussianFlow, worst_case
 
 

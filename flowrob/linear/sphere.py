@@ -21,7 +21,7 @@ import math
 import numpy as np
 from scipy import optimize, special
 
-from flowrob.checks import checked
+from flowrob._checks import checked
 
 PROCEDURES = {"a": "rescaled", "b": "redrawn", "c": "accumulated", "d": "fixed"}
 

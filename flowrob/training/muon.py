@@ -23,7 +23,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from flowrob.checks import checked
+from flowrob._checks import checked
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
