@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from numbers import Integral, Real
 from typing import Annotated, Any, TypeVar
 
+import numpy as np
 import torch
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -51,12 +52,51 @@ def checked(function: F) -> F:
     return typing.cast(F, call)
 
 
+def check_all(module: dict[str, Any]) -> None:
+    """Make every public function :func:`checked` that a module, given as globals(), defines."""
+    for name, value in [*module.items()]:
+        own = inspect.isfunction(value) and value.__module__ == module["__name__"]
+        if own and not name.startswith("_"):
+            module[name] = checked(value)
+
+
+def require(holds: object, name: str, value: object, remedy: str) -> None:
+    """ValueError "name must be remedy, got value" unless the condition holds."""
+    if not holds:
+        raise ValueError(f"{name} must be {remedy}, got {value!r}")
+
+
+def numbers(name: str, x: Any, *lengths: int | None, finite: bool = False) -> np.ndarray:
+    """Numbers as an array of these lengths, None being any; without lengths of any shape."""
+    try:
+        x = x.detach().cpu().numpy() if hasattr(x, "detach") else np.asarray(x)
+    except (TypeError, ValueError, RuntimeError) as error:  # bfloat16, sparse, ragged
+        raise TypeError(f"{name} must be real numbers: {error}") from error
+    if x.dtype.kind not in "biuf":
+        raise TypeError(f"{name} must be real numbers, got {x.dtype}")
+    wanted = tuple(m if n is None else n for n, m in zip(lengths, x.shape, strict=False))
+    if not x.size or (lengths and (len(lengths) != x.ndim or wanted != x.shape)):
+        shape = ", ".join("any" if n is None else str(n) for n in lengths)
+        raise ValueError(f"{name} must hold numbers of shape ({shape}), got shape {x.shape}")
+    require(not finite or np.isfinite(x).all(), name, x, "finite")
+    return x
+
+
+def entries(name: str, given: Iterable, parts: int) -> list[tuple]:
+    """Entries such as (label, values, colour), each of so many parts."""
+    whole = [*given]
+    for entry in whole:
+        fits = isinstance(entry, tuple | list) and len(entry) == parts
+        require(fits, name, type(entry).__name__, f"entries of {parts} parts each")
+    return whole
+
+
 def _fits(function: Callable, signature: inspect.Signature) -> dict[str, Callable[[Any], bool]]:
     """Whether a value fits, for every annotated argument."""
     from beartype.door import is_bearable
     from beartype.vale import Is
 
-    several = Annotated[Iterable, Is[lambda value: not isinstance(value, str | bytes)]]
+    several = Annotated[Iterable, Is[_is_several]]
     meant = {
         float: Annotated[object, Is[_is_number]],
         int: Annotated[Integral, Is[lambda value: not isinstance(value, bool)]],
@@ -83,3 +123,7 @@ def _is_number(value: Any) -> bool:
 
 def _is_dense(value: torch.Tensor) -> bool:
     return value.layout == torch.strided and not value.is_meta and not value.is_quantized
+
+
+def _is_several(value: Any) -> bool:
+    return not isinstance(value, str | bytes) and getattr(value, "ndim", 1) > 0

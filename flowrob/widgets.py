@@ -233,10 +233,32 @@ def draw_attack(
     frame, left = {"fill": False, "ec": plots.ATTACK, "lw": 3}, photograph * size + 0.5
     places["strip"].add_patch(Rectangle((left, 0.5), size - 5, size - 5, **frame))
     landmarks = {"this photograph": round(old, 1), "knowing nothing": 8}
-    plots.thermometer(places["column"], new, landmarks)
+    thermometer(places["column"], new, landmarks)
     places["column"].set_title(f"{lessons.rounded(new)} bits/dim", loc="left", fontweight="bold")
     odds = lessons.times_less_probable(new - old, x.numel())
     return f"{model} Glow, {change} change of at most {eps}/256: <b>{odds}</b>"
+
+
+@checked
+def thermometer(ax: Axes, value: float, landmarks: dict[str, float], top: float = 1e5) -> Axes:
+    """NLL (bits/dim) as the height of a column, logarithmic, beside named landmarks."""
+    if not 2 < top < np.inf:
+        raise ValueError(f"top must be a number above 2, got {top}")
+    ax.bar(
+        0,
+        np.clip(value, 2, top) - 2,
+        0.5,
+        bottom=2,
+        color=plots.ATTACK if value > 8 else plots.DATA,
+    )
+    ax.bar(0, top - 2, 0.5, bottom=2, facecolor="none", edgecolor=plots.THEORY, lw=1.2)
+    for text, height in landmarks.items():
+        ax.plot([-0.25, 0.4], [height] * 2, color=plots.THEORY, lw=1.2)
+        ax.text(0.45, height, f"{height:g} {text}", va="center", fontsize=9)
+    ax.set(yscale="log", ylim=(2, top), xlim=(-0.3, 3.2), xticks=[], ylabel="bits/dim")
+    ax.yaxis.set_major_formatter("{x:,g}")
+    ax.grid(visible=False)
+    return ax
 
 
 @checked

@@ -36,7 +36,6 @@ from torch import Tensor
 import flowrob
 from flowrob import (
     attacks,
-    checks,
     cli,
     data,
     distributed,
@@ -459,8 +458,6 @@ TARGETS: dict[str, tuple[Callable, str]] = {
         "images num_steps batch_size",
     ),
     "check_writable": (lambda path: records.check_writable(path), "path"),
-    "checked": (lambda: checks.checked(units.quantize), ""),
-    "drawn": (lambda: checks.drawn(plots.signed), ""),
     # attacks, units
     "score_images": (attacks.score_images, "log_prob levels noise:drawn batch_size"),
     "units.bits_per_dim": (units.bits_per_dim, "log_prob:values num_dims"),
@@ -655,7 +652,7 @@ TARGETS: dict[str, tuple[Callable, str]] = {
     "signed": (plots.signed, "x scale:drawn"),
     "histogram": (plots.histogram, "ax values mark xlabel"),
     "gaps": (plots.gaps, "ax groups:gaps floor"),
-    "thermometer": (plots.thermometer, "ax value landmarks top"),
+    "thermometer": (widgets.thermometer, "ax value landmarks top"),
     "cloud": (plots.cloud, "ax points color"),
     "bars_and_theory": (plots.bars_and_theory, "ax labels parts:bars theory ylabel"),
     "water": (plots.water, "ax before after"),

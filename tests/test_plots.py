@@ -8,7 +8,7 @@ import pytest
 import torch
 from matplotlib.colors import to_rgba
 
-from flowrob import plots
+from flowrob import plots, widgets
 
 MEAN, COVARIANCE = torch.tensor([1.0, -2.0]), torch.tensor([[2.0, 0.6], [0.6, 0.5]])
 
@@ -257,7 +257,7 @@ def test_every_colour_has_its_own_dash_or_marker():
 
 
 def test_a_thermometer_stands_at_its_value(ax):
-    plots.thermometer(ax, 100.0, {"knowing nothing": 8})
+    widgets.thermometer(ax, 100.0, {"knowing nothing": 8})
     column = ax.patches[0]
     assert column.get_y() + column.get_height() == pytest.approx(100)
     assert ax.texts[0].get_text() == "8 knowing nothing"

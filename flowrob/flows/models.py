@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from flowrob._checks import checked
+from flowrob._checks import checked, require
 from flowrob.flows.bijections import (
     ActNorm,
     Bijection,
@@ -120,12 +120,10 @@ class Flow(nn.Module):
 
     def _supported(self, x: Tensor, log_prob: Tensor) -> Tensor:
         """-inf where a leading logit has no value for x: there the density is 0."""
-        first = self.bijection
-        while isinstance(first, Chain) and len(first.bijections):
-            first = first.bijections[0]
-        if not isinstance(first, Logit):
-            return log_prob
-        return log_prob.masked_fill(first.outside(x), -math.inf)
+        layers = (m for m in self.modules() if not isinstance(m, Flow | Chain | nn.ModuleList))
+        first = next(layers, None)
+        outside = first.outside(x) if isinstance(first, Logit) else None
+        return log_prob if outside is None else log_prob.masked_fill(outside, -math.inf)
 
     def bits_per_dim(self, x: Tensor) -> Tensor:
         """-log2 p(x) / D + 8: the bits that one of an 8-bit image's D numbers costs.
@@ -153,8 +151,6 @@ class Flow(nn.Module):
             ValueError: z has not num_dims numbers per sample.
         """
         check_dense(z, "z")
-        if not z.is_floating_point():
-            raise TypeError(f"z must be floating point, got {z.dtype}")
         if math.prod(z.shape[1:]) != self.num_dims:
             raise ValueError(
                 f"z must hold {self.num_dims} latents per sample, as encode(x) returns them, "
@@ -163,10 +159,8 @@ class Flow(nn.Module):
         try:
             return self.bijection.inverse(z)[0]
         except (RuntimeError, ValueError) as error:
-            raise ValueError(
-                f"z must have the shape and precision that encode(x) returns, got {z.dtype} of "
-                f"shape {tuple(z.shape)} ({error})"
-            ) from error
+            wanted = "of the shape and precision that encode(x) returns"
+            raise ValueError(f"z must be {wanted}, got {tuple(z.shape)}, {z.dtype}") from error
 
     @checked
     def sample(
@@ -210,8 +204,7 @@ def _holds_levels(chain: Chain) -> bool:
 @checked
 def standard_normal_log_prob(z: Tensor) -> Tensor:
     """``log N(z; 0, I) = -1/2 |z|^2 - (D/2) log(2 pi)``, shape (batch,)."""
-    if z.dim() < 2:
-        raise ValueError(f"z must have shape (batch, ...), got {tuple(z.shape)}")
+    require(z.dim() >= 2, "z", tuple(z.shape), "of shape (batch, ...)")
     z = z.flatten(1)
     return -0.5 * z.square().sum(1) - 0.5 * z.shape[1] * math.log(2.0 * math.pi)
 
@@ -393,29 +386,16 @@ def plane_flow(
     return Flow(Chain(layers), (2,), config)
 
 
+_PLAIN = {"min_scale": 0.0, "published_prior": True}  # without this package's deviations
 #: Glow and RealNVP at the sizes that their authors published: name -> (builder, its arguments).
 PUBLISHED: dict[str, tuple[Callable[..., Flow], dict]] = {
     "glow-cifar10": (
         glow,
-        {
-            "image_shape": (3, 32, 32),
-            "num_levels": 3,
-            "num_steps": 32,
-            "width": 512,
-            "min_scale": 0.0,
-            "published_prior": True,
-        },
+        {"image_shape": (3, 32, 32), "num_levels": 3, "num_steps": 32, "width": 512, **_PLAIN},
     ),
     "glow-64": (  # CelebA and LSUN; four levels, as Kingma and Dhariwal use at 64 x 64
         glow,
-        {
-            "image_shape": (3, 64, 64),
-            "num_levels": 4,
-            "num_steps": 48,
-            "width": 512,
-            "min_scale": 0.0,
-            "published_prior": True,
-        },
+        {"image_shape": (3, 64, 64), "num_levels": 4, "num_steps": 48, "width": 512, **_PLAIN},
     ),
     "realnvp-cifar10": (  # section 4.1: 8 residual blocks, 64 feature maps, downscaled once
         realnvp,
@@ -428,6 +408,7 @@ PUBLISHED: dict[str, tuple[Callable[..., Flow], dict]] = {
 }
 
 
+@checked
 def published(name: str) -> Flow:
     """Glow or RealNVP at a size that its authors published, untrained.
 
@@ -438,7 +419,7 @@ def published(name: str) -> Flow:
         ValueError: no such model.
     """
     if name not in PUBLISHED:
-        raise ValueError(f"no published size of name {name!r}: choose one of {sorted(PUBLISHED)}")
+        raise ValueError(f"no published size {name!r}: choose one of {sorted(PUBLISHED)}")
     builder, arguments = PUBLISHED[name]
     return builder(**arguments)
 

@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 import torch
 
-from flowrob._checks import checked
+from flowrob._checks import checked, require
 from flowrob.linear.frontier import (
     is_sphere,
     normal_points,
@@ -27,7 +27,7 @@ from flowrob.linear.frontier import (
     worst_step,
 )
 from flowrob.linear.gaussian import GaussianFlow, worst_case
-from flowrob.linear.sphere import check_mixing, procedure_name, require, spherical_growth
+from flowrob.linear.sphere import check_mixing, procedure_name, spherical_growth
 
 
 @checked

@@ -22,9 +22,9 @@ import numpy as np
 import torch
 from scipy import optimize
 
-from flowrob._checks import checked
+from flowrob._checks import checked, require
 from flowrob.linear.gaussian import GaussianFlow, _real, worst_case
-from flowrob.linear.sphere import require, sensitivity, variance_growth
+from flowrob.linear.sphere import sensitivity, variance_growth
 from flowrob.units import check_number
 
 

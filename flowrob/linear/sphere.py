@@ -21,7 +21,7 @@ import math
 import numpy as np
 from scipy import optimize, special
 
-from flowrob._checks import checked
+from flowrob._checks import checked, require
 
 PROCEDURES = {"a": "rescaled", "b": "redrawn", "c": "accumulated", "d": "fixed"}
 
@@ -290,12 +290,6 @@ def check_mixing(rounds: int, hybrid_weight: float, damping: float) -> None:
     require(isinstance(rounds, int) and rounds >= 0, "rounds", rounds, "a whole number >= 0")
     require(0 <= hybrid_weight <= 1, "hybrid_weight", hybrid_weight, "a share in [0, 1]")
     require(0 <= damping < 1, "damping", damping, "a share in [0, 1)")
-
-
-def require(holds: bool, name: str, value: object, remedy: str) -> None:
-    """ValueError "name must be remedy, got value" unless the condition holds."""
-    if not holds:
-        raise ValueError(f"{name} must be {remedy}, got {value!r}")
 
 
 def check_real(**values: object) -> None:

@@ -642,7 +642,7 @@ def test_from_eigen_refuses(eigenvalues, eigenvectors, message):
         (torch.zeros(2), 1.0, ValueError, r"single point is x\[None\]"),
         (torch.tensor([[0.0, 0.0], [0.0, math.nan]]), 1.0, ValueError, r"x\[1\] is not"),
         (torch.tensor([[math.inf, 0.0]]), 1.0, ValueError, r"x must be finite"),
-        (torch.zeros(3, 2), -0.5, ValueError, r"radius must be >= 0, not -0\.5"),
+        (torch.zeros(3, 2), -0.5, ValueError, r"radius must be >= 0, a length, got -0\.5"),
         (torch.zeros(3, 2), math.nan, ValueError, "radius must be finite, not nan"),
         (torch.zeros(3, 2), torch.ones(2), ValueError, r"radius .*shape \(3,\), not \(2,\)"),
         (torch.zeros(3, 2), "far", TypeError, "radius must be numbers"),
