@@ -35,8 +35,8 @@ def use_style() -> None:
     """The notebooks' look: set once, in a notebook's first cell."""
     plt.rc("figure", dpi=100, **{"constrained_layout.use": True})
     plt.rc("font", size=11)
-    plt.rc("axes", titlesize=12, grid=True, axisbelow=True)
-    plt.rc("axes.spines", top=False, right=False)
+    spines = {"spines.top": False, "spines.right": False}
+    plt.rc("axes", titlesize=12, grid=True, axisbelow=True, **spines)
     plt.rc("grid", color="#e2e8f0", linewidth=0.8)
     plt.rc("legend", frameon=False)
     plt.rc("lines", linewidth=2.0)
@@ -46,15 +46,15 @@ def use_style() -> None:
 def show(figure: Figure, alt: str) -> None:
     """Display a figure once, with a text for those who do not see it.
 
-    The picture carries ``alt`` as its ``image/png`` metadata, which nbconvert and others write into
-    the page, and as its plain text. In a live notebook it is also an ``<img alt>``: JupyterLab
-    takes alt texts from HTML alone. The build takes that copy out again, since hosts drop it.
-    Outside IPython there is no place to show it: then ``alt`` is printed, and that it was not.
+    The picture carries ``alt`` as ``image/png`` metadata, which nbconvert and others write into the
+    page, as its plain text and, for JupyterLab, which takes it from HTML alone, as an ``<img alt>``
+    (the build takes that copy out again, since hosts drop it). Outside IPython, where no figure can
+    be shown, ``alt`` is printed, and that it was not.
     """
     from IPython.core.interactiveshell import InteractiveShell
     from IPython.display import display
 
-    require(len(alt.split()) >= 5, "alt", alt, "a sentence that says what the picture shows")
+    require(len(alt.split()) >= 5, "alt", alt, "longer: say in a sentence what it shows")
     if not InteractiveShell.initialized():
         plt.close(figure)
         print(f"{alt}\n(No notebook to show this figure in: keep it with figure.savefig(path).)")
@@ -102,9 +102,7 @@ def image_grid(ax: Axes, images: Iterable, columns: int = 8, title: str = "", pa
     images = [numbers("images", x, None, None, None) for x in images]
     require(len({x.shape for x in images}) == 1, "images", len(images), "some, of one shape")
     require(columns >= 1 and pad >= 0, "columns and pad", (columns, pad), "at least 1 and 0")
-    images = np.stack(images)
-    if images.dtype == np.uint8:
-        images = images / 255.0
+    images = np.stack(images) / (255.0 if images[0].dtype == np.uint8 else 1.0)
     n, c, h, w = images.shape
     rows = -(-n // columns)
     sheet = np.ones((c, rows * (h + pad) - pad, columns * (w + pad) - pad))
@@ -119,13 +117,11 @@ def level_sets(ax: Axes, mean, covariance, radii=(1, 2, 3)) -> Axes:
     """Ellipses (y - mean)^T K^-1 (y - mean) = radius^2 of a density in the plane, and its mean."""
     mean = numbers("mean", mean, 2, finite=True)
     covariance = numbers("covariance", covariance, 2, 2, finite=True)
-    positive = np.linalg.eigvalsh(covariance).min() > 0
-    require(positive, "covariance", covariance.tolist(), "positive definite")
-    root = np.linalg.cholesky(covariance)
+    require(np.linalg.eigvalsh(covariance)[0] > 0, "covariance", covariance, "positive definite")
     angle = np.linspace(0.0, 2 * np.pi, 181)
-    unit = np.stack([np.cos(angle), np.sin(angle)])
+    unit = np.linalg.cholesky(covariance) @ np.stack([np.cos(angle), np.sin(angle)])
     for radius in numbers("radii", radii, None, finite=True):
-        ax.plot(*(mean[:, None] + radius * root @ unit), color=DATA, lw=1.1, alpha=0.55, zorder=1)
+        ax.plot(*(mean[:, None] + radius * unit), color=DATA, lw=1.1, alpha=0.55, zorder=1)
     ax.plot(*mean, "+", color=DATA, ms=9, mew=2, zorder=2)
     ax.set_aspect("equal", adjustable="box")
     ax.set(xlabel="$x_1$", ylabel="$x_2$")
@@ -186,8 +182,8 @@ def drop_by_angle(ax: Axes, degrees: Iterable, drop, marks: Iterable = ()) -> Ax
 def secular(ax: Axes, eta, length, radius: float, poles, roots, colors: Sequence) -> Axes:
     """``|delta(eta)|`` against the multiplier: its poles, the radius, and where the two meet."""
     require(0 < radius < np.inf, "radius", radius, "positive and finite")
-    eta = numbers("eta", eta)
-    ax.plot(eta, numbers("length", length, *eta.shape), color=THEORY, lw=1.6)
+    eta = numbers("eta", eta).reshape(-1)
+    ax.plot(eta, numbers("length", length, len(eta)), color=THEORY, lw=1.6)
     for pole in numbers("poles", poles, None):
         ax.axvline(pole, color=NOISE, lw=1.0, ls=":")
     ax.axhline(radius, color=DATA, lw=1.4)
@@ -226,10 +222,7 @@ def histogram(ax: Axes, values, mark: float, *, xlabel: str) -> Axes:
 
 
 def gaps(ax: Axes, groups: dict, floor: float = 1e-15) -> Axes:
-    """What an attack still misses (nats) after each step, one line per sample.
-
-    ``groups`` maps a label to (gap of shape (steps + 1, samples), colour).
-    """
+    """What an attack still misses (nats): groups are label -> ((steps + 1, samples), colour)."""
     for label, (gap, color) in zip(groups, entries("groups", groups.values(), 2), strict=True):
         gap = np.maximum(numbers("groups", gap, None, None), floor)
         ax.plot(gap[:, :1], color=color, label=label)
@@ -299,8 +292,8 @@ def _plain_log_ticks(axis) -> None:
 
 def attacked_rows(axes, rows: dict, values: dict, columns: int = 8) -> None:
     """One row of images per label, each with its value (bits/dim) above it."""
-    fits = isinstance(axes, np.ndarray) and axes.ndim == 2 and len(axes) == len(rows)
-    require(fits and isinstance(axes.flat[0], Axes), "axes", axes, f"{len(rows)} rows of subplots")
+    shape = axes.shape if isinstance(axes, np.ndarray) and axes.dtype == object else ()
+    require(len(shape) == 2 and shape[0] == len(rows), "axes", shape, f"{len(rows)} rows of Axes")
     require(values.keys() >= rows.keys(), "values", [*values], f"numbers for {[*rows]}")
     for row, (label, images) in zip(axes, rows.items(), strict=True):
         for ax, picture, value in zip(row, images[:columns], values[label], strict=False):

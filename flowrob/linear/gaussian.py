@@ -446,5 +446,5 @@ def _check_flow(flow) -> None:
 
 def _check_shapes(mean: Tensor, matrix: Tensor, name: str) -> None:
     n, shapes = len(mean) if mean.dim() == 1 else 0, (tuple(mean.shape), tuple(matrix.shape))
-    wanted = f"of shapes (n,) and (n, n), n >= 1 (mean and {name})"
-    require(n > 0 and shapes[1] == (n, n), f"mean and {name}", shapes, wanted)
+    fits = n > 0 and shapes[1] == (n, n)
+    require(fits, f"mean and {name}", shapes, "of shapes (n,) and (n, n), n >= 1")
