@@ -35,8 +35,8 @@ def use_style() -> None:
     """The notebooks' look: set once, in a notebook's first cell."""
     plt.rc("figure", dpi=100, **{"constrained_layout.use": True})
     plt.rc("font", size=11)
-    spines = {"spines.top": False, "spines.right": False}
-    plt.rc("axes", titlesize=12, grid=True, axisbelow=True, **spines)
+    plt.rc("axes", titlesize=12, grid=True, axisbelow=True)
+    plt.rc("axes.spines", top=False, right=False)
     plt.rc("grid", color="#e2e8f0", linewidth=0.8)
     plt.rc("legend", frameon=False)
     plt.rc("lines", linewidth=2.0)
@@ -232,7 +232,7 @@ def gaps(ax: Axes, groups: dict, floor: float = 1e-15) -> Axes:
 
 
 # One perturbation for all points (section 3.3) ---
-def cloud(ax: Axes, points, color) -> Axes:
+def cloud(ax: Axes, points, color: str) -> Axes:
     """Points (N, 2) of a sample, small enough to lie under level sets and arrows."""
     points = numbers("points", points, None, 2)
     ax.plot(*points.T, ".", color=color, ms=5, mew=0, alpha=0.5, zorder=0.8)
@@ -292,8 +292,8 @@ def _plain_log_ticks(axis) -> None:
 
 def attacked_rows(axes, rows: dict, values: dict, columns: int = 8) -> None:
     """One row of images per label, each with its value (bits/dim) above it."""
-    shape = axes.shape if isinstance(axes, np.ndarray) and axes.dtype == object else ()
-    require(len(shape) == 2 and shape[0] == len(rows), "axes", shape, f"{len(rows)} rows of Axes")
+    fits = isinstance(axes, np.ndarray) and axes.dtype == object and axes.ndim == 2
+    require(fits and len(axes) == len(rows), "axes", axes, f"{len(rows)} rows of Axes")
     require(values.keys() >= rows.keys(), "values", [*values], f"numbers for {[*rows]}")
     for row, (label, images) in zip(axes, rows.items(), strict=True):
         for ax, picture, value in zip(row, images[:columns], values[label], strict=False):
@@ -331,8 +331,7 @@ def stacked_bars(ax: Axes, labels: Sequence, parts: Iterable, *, ylabel: str) ->
         values, shift = numbers("parts", values, len(labels)), (k - (len(parts) - 1) / 2) * width
         ax.bar(place + shift, values, width, color=color, label=label)
     ax.axhline(0.0, color=THEORY, lw=0.8)
-    ax.set_xticks(place, labels)
-    ax.set(ylabel=ylabel)
+    ax.set(ylabel=ylabel, xticks=place, xticklabels=labels)
     ax.grid(axis="x", visible=False)
     return legend_above(ax)
 
@@ -440,7 +439,7 @@ def density(ax: Axes, x1, x2, values) -> Axes:
     return ax
 
 
-def field(ax: Axes, points, steps, color) -> Axes:
+def field(ax: Axes, points, steps, color: str) -> Axes:
     """One arrow per point (N, 2), from the point to where its step (N, 2) ends."""
     arrow = {"angles": "xy", "scale_units": "xy", "scale": 1, "width": 0.0022, "zorder": 4}
     points = numbers("points", points, None, 2)

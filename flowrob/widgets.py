@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from flowrob import lessons, plots
-from flowrob._checks import checked
+from flowrob._checks import checked, numbers, require
 from flowrob.evaluation import activations
 from flowrob.flows import Flow
 from flowrob.linear import (
@@ -193,6 +193,7 @@ def attack_explorer(grid: dict) -> Explorer:
         grid: (model, change, eps) -> (images, their bits/dim), for all of ``ATTACK_EPS``; eps 0
             holds the photographs themselves.
     """
+    require(grid, "grid", grid, "a setting or more: (model, change, eps) -> (images, bits/dim)")
     models, changes = (list(dict.fromkeys(key[k] for key in grid)) for k in (0, 1))
     count = len(next(iter(grid.values()))[0])
     photographs = [(str(k + 1), k) for k in range(count)]
@@ -215,7 +216,12 @@ def draw_attack(
     figure: Figure, grid: dict, photograph: int, eps: int, change: str, model: str
 ) -> str:
     """Draw one setting of :func:`attack_explorer`; the caption says how much less probable."""
+    require(
+        (model, change, eps) in grid, "grid", [*grid], f"a dict that has {(model, change, eps)}"
+    )
+    require((model, change, 0) in grid, "grid", [*grid], f"a dict that has {(model, change, 0)}")
     clean, before = grid[model, change, 0]
+    require(0 <= photograph < len(clean), "photograph", photograph, f"0 to {len(clean) - 1}")
     moved, after = grid[model, change, eps]
     x, result = clean[photograph], moved[photograph]
     old, new = before[photograph].item(), after[photograph].item()
@@ -324,6 +330,7 @@ def layer_walk(flow: Flow, x: torch.Tensor, attacked: torch.Tensor) -> LayerWalk
 @checked
 def tiled(ax: Axes, h: torch.Tensor, scale: float | None = None, title: str = "") -> Axes:
     """The channels of one activation h, (C, H, W), side by side in grey: 0 is mid-grey."""
+    require(h.ndim == 3 and h.numel(), "h", tuple(h.shape), "one activation, (C, H, W)")
     rows = max(r for r in range(1, int(np.sqrt(len(h))) + 1) if len(h) % r == 0)
     pad = max(1, h.shape[-1] // 12)
     return plots.image_grid(ax, plots.signed(h, scale)[:, None], len(h) // rows, title, pad)
@@ -339,7 +346,9 @@ def drift(ax: Axes, levels, distance, chosen: int | None = None) -> Axes:
         distance: one value per layer, logarithmic.
         chosen: a layer to put a mark on.
     """
-    levels, distance = np.asarray(levels), np.asarray(distance)
+    levels = numbers("levels", levels, None)
+    distance = numbers("distance", distance, len(levels))
+    require(chosen is None or 0 <= chosen < len(levels), "chosen", chosen, "the index of a layer")
     ax.plot(np.arange(1, len(distance) + 1), distance, color=plots.ATTACK, marker=".", ms=5, lw=1.4)
     ax.set(xlabel="layer", ylabel="distance / distance at the input", yscale="log")
     for level in np.unique(levels):
@@ -360,6 +369,10 @@ def draw_layer(figure: Figure, walk: LayerWalk, layer: int) -> str:
     """Draw one position of :func:`layer_explorer`; the caption says how far the two are apart."""
     places = figure.subplot_mosaic(
         [["clean", "attacked", "difference"], ["drift"] * 3], height_ratios=(1.5, 1)
+    )
+    count = len(walk.layers)
+    require(
+        0 <= layer < count, "layer", layer, f"the index of one of the {count} layers of the walk"
     )
     before, after = walk.clean[layer], walk.attacked[layer]
     scale = 3 * before.square().mean().sqrt().item()

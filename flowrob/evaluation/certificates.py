@@ -18,6 +18,7 @@ import torch
 from scipy.stats import binom, norm
 from torch import Tensor
 
+from flowrob._checks import checked
 from flowrob.attacks import Objective
 from flowrob.attacks.balls import Box, check_box, clip
 from flowrob.attacks.objectives import check_callable
@@ -125,6 +126,7 @@ def certify_median(
     return Certificate(radii, median, lower, upper, float(sigma), confidence, num_samples, nan)
 
 
+@checked
 def order_statistic(p: float, num_samples: int, confidence: float) -> int:
     """The least k for which the k-th smallest of n samples is at least the p-quantile, so sure:
 

@@ -435,7 +435,7 @@ def _radius(radius, count: int, device: torch.device) -> Tensor:
     radius = _real(radius, "radius").to(device, torch.float64)
     one_each = radius.shape in ((), (count,))
     require(one_each, "radius", tuple(radius.shape), f"a number or one per point, shape ({count},)")
-    require(not (radius < 0).any(), "radius", radius.min().item(), ">= 0, a length")
+    require(not (radius < 0).any(), "radius", radius.tolist(), ">= 0, a length")
     return radius.expand(count)
 
 
