@@ -241,6 +241,9 @@ def check(
         ValueError: placeholders and values do not match, nothing is expected, or noise without a
             bound.
     """
+    for value in values:
+        if math.prod(getattr(value, "shape", ())) != 1:
+            raise ValueError(f"values must be single numbers, got shape {tuple(value.shape)}")
     numbers = [getattr(value, "item", lambda value=value: value)() for value in values]
     if not numbers or sentence.count("{}") != len(numbers):
         raise ValueError(
@@ -290,9 +293,13 @@ def verdicts(rows: Iterable[tuple[str, str, str, str]]):
 
     from flowrob.evaluation.table import pipe_table
 
-    rows = [tuple(row) for row in rows]
+    rows = list(rows)
     for row in rows:
-        if len(row) != 4 or not all(isinstance(cell, str) for cell in row):
+        if (
+            not isinstance(row, tuple | list)
+            or len(row) != 4
+            or not all(isinstance(cell, str) for cell in row)
+        ):
             raise ValueError(f"rows must hold four texts each, got {row!r}")
         if not row[3].startswith(("agrees", "disagrees", "slip", "cannot say", "our question")):
             raise ValueError(f"{row[3]!r} is no verdict")

@@ -32,7 +32,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import flowrob
-from flowrob._checks import checked
+from flowrob._checks import checked, require
 
 
 def check_writable(*paths: str | os.PathLike | None) -> None:
@@ -177,6 +177,7 @@ def locked(path: str | os.PathLike) -> Iterator[None]:
     Raises:
         OSError: another run holds it.
     """
+    require(os.fspath(path), "path", path, "the path of a file")
     path = Path(path)
     lock = path.with_name(path.name + ".lock")
     while True:

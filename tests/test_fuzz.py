@@ -709,8 +709,8 @@ LAYER = "a part of a flow, whose log_prob, encode and decode check what comes in
 # Public callables that the fuzzer leaves out, each with the reason.
 LEFT_OUT: dict[str, str] = {
     **dict.fromkeys(
-        "Attack Universal Anatomy Certificate Crop Invertibility LinfPerturbation ParetoPoint Perturbation "
-        "TradeOff History LayerWalk Row Iterations Figure".split(),
+        "Attack Universal Anatomy Certificate Crop Invertibility LinfPerturbation ParetoPoint "
+        "Perturbation TradeOff History LayerWalk Row Iterations Figure".split(),
         RESULT,
     ),
     **dict.fromkeys(

@@ -152,7 +152,7 @@ def order_statistic(p: float, num_samples: int, confidence: float) -> int:
     if not 0.0 < confidence < 1.0:
         raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
     if not 0.0 < p < 1.0:
-        raise ValueError(f"no sample bounds the {p:.9g}-quantile: take a smaller eps / sigma")
+        raise ValueError(f"p={p:.9g}: no sample bounds this quantile: take a smaller eps / sigma")
     rank = int(binom.ppf(confidence, num_samples, p)) + 1
     if rank > num_samples:
         needed = math.ceil(math.log1p(-confidence) / math.log(p))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 from torch.nn.utils.parametrizations import weight_norm
 
-from flowrob._checks import checked
+from flowrob._checks import checked, require
 
 
 class ZeroConv2d(nn.Conv2d):
@@ -106,6 +106,9 @@ class ResidualNet(nn.Module):
         num_blocks: int,
         generator: torch.Generator,
     ):
+        sizes = {"in_channels": in_channels, "out_channels": out_channels, "width": width}
+        for name, size in {**sizes, "num_blocks": num_blocks}.items():
+            require(size >= 1, name, size, "at least 1")
         super().__init__()
         self.first = _normalized_conv(in_channels, width, generator)
         self.blocks = nn.ModuleList(

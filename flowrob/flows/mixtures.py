@@ -33,7 +33,7 @@ def log_of_weights(weights: Sequence[float] | None, count: int) -> Tensor:
         ValueError: not one positive weight per part, or a sum that is not 1.
     """
     if count < 1:
-        raise ValueError("a mixture needs at least one part")
+        raise ValueError("a mixture needs at least one part (bits: one row each)")
     try:
         shares = [1.0 / count] * count if weights is None else [float(w) for w in weights]
     except (TypeError, ValueError, RuntimeError) as error:

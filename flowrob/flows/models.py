@@ -173,6 +173,7 @@ class Flow(nn.Module):
             generator: the only source of randomness; may live on another device than the flow.
             temperature: standard deviation of the latents; 1 samples the model itself.
         """
+        require(num_samples >= 0, "num_samples", num_samples, "at least 0")
         reference = next(self.parameters())
         probe = torch.zeros(1, *self.event_shape, dtype=reference.dtype, device=reference.device)
         with torch.no_grad():

@@ -252,6 +252,7 @@ def is_sphere(flow: GaussianFlow) -> bool:
 
 def normal_points(n: int, count: int, generator: torch.Generator | None):
     """(count, n) scrambled Sobol points of N(0, I); without a generator, always the same ones."""
+    require(count >= 0, "num_samples", count, "at least 0")
     generator = generator or torch.Generator().manual_seed(0)
     seed = int(torch.randint(2**31, (1,), generator=generator))
     sobol = torch.quasirandom.SobolEngine(n, scramble=True, seed=seed)
