@@ -12,15 +12,13 @@ over some draws of noise, scored by the median over as many fresh draws as the b
 from __future__ import annotations
 
 import argparse
-import json
-import sys
-import time
 from pathlib import Path
 
 import torch
+from resumable import Record
 from torch import Tensor
 
-from flowrob import data, records, zoo
+from flowrob import data, zoo
 from flowrob.attacks import L2Ball, Objective, lower_likelihood
 from flowrob.attacks.images import OverNoise
 from flowrob.evaluation import certify_median, pipe_table
@@ -79,29 +77,20 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
     parser.add_argument("--json", type=Path, help="also write the figures there")
     options = parser.parse_args()
-    started, duration = time.monotonic(), 0.0
     torch.set_num_threads(1)
     settings = {"limit": options.limit, "num_samples": options.samples, "sigmas": SIGMAS}
     settings |= {"confidence": CONFIDENCE, "attack": f"PGD, {STEPS} steps, {DRAWS} draws of noise"}
-    content: dict = {"settings": records.plain(settings), "rows": []}
-    if options.json and options.json.exists():
-        found = json.loads(options.json.read_text(encoding="utf-8"))
-        if found["settings"] == content["settings"]:
-            content, duration = found, found["duration_s"]
+    record = Record(options.json, "certified.py", settings)
     crops = data.load("photos", split="test")
     x = dequantize(crops[:: len(crops) // options.limit][: options.limit], seeded(0))
     print(pipe_table(["model", "sigma", "plain", "median", "attacked", "upper"], []))
     for name in options.models:
         flow = zoo.load(MODELS[name], "cpu")
         for sigma in SIGMAS:
-            if any(row["model"] == name and row["sigma"] == sigma for row in content["rows"]):
+            if record.has(model=name, sigma=sigma):
                 continue
             row = measure(flow, x, sigma, options.samples)
-            content["rows"].append({"model": name, "sigma": sigma, **row})
-            command = records.command_line("python benchmarks/certified.py", sys.argv[1:])
-            content.update(records.circumstances(started, command))
-            content["duration_s"] = round(content["duration_s"] + duration, 1)
-            records.write_json(options.json, content)
+            record.add({"model": name, "sigma": sigma, **row})
             cells = [row["plain"], row["median"], row["attacked"], row["upper"][-1]]
             print(
                 f"| {name} | {sigma} | {' | '.join(f'{cell:,.2f}' for cell in cells)} |", flush=True

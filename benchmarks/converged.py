@@ -3,27 +3,26 @@
     python benchmarks/converged.py --data cifar10=PATH.npz celeba=PATH.npz \\
         --json results/converged.json
 
-Every robust model that ships, alone, at one radius: seven ascents a round (from the image, uniform
-noise, corners, a chequerboard and the best so far; long steps, short ones, Auto-PGD), of 10, 20,
-40, ... steps, until two rounds in a row find nothing, or the budget ends (`evaluation.Budget`). The
-record keeps bits/dim per image, and the curve: what was found against gradient evaluations. With
---json the same command goes on with what is missing, and repeats what was measured on other
-weights.
+Every robust model that ships, alone, at one radius: ascents from the image, uniform noise, corners,
+a chequerboard and the best so far, with long steps, short ones and Auto-PGD, four times as long
+with each round that finds something, until two rounds in a row find nothing, the last with all of
+them, or the budget ends (`evaluation.Budget`). The record keeps bits/dim per image, and the curve:
+what was found against gradient evaluations. With --json the same command goes on with what is
+missing, and repeats what was measured on other weights.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from long_attacks import add_images, fingerprint, images_of
+from resumable import Record
 
-from flowrob import records, zoo
+from flowrob import zoo
 from flowrob.cli.recipes import LADDERS
 from flowrob.evaluation import Budget, converged_table, pipe_table
 
@@ -66,40 +65,28 @@ def main() -> None:
     add_images(parser)
     parser.add_argument("--eps", type=int, default=8)
     parser.add_argument("--limit", type=int, default=8, help="images of each set")
-    parser.add_argument("--max-steps", type=int, default=320, help="of the longest ascent")
+    parser.add_argument("--max-steps", type=int, default=640, help="of the longest ascent")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="write the record there, and go on from it")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    started, before = time.monotonic(), 0.0
     budget = Budget(first_steps=min(10, options.max_steps), max_steps=options.max_steps)
     settings = {"eps": options.eps, "limit": options.limit, "seed": options.seed}
     settings |= {"budget": asdict(budget)}
-    content: dict = {"settings": settings, "data": {}, "rows": []}
-    if options.json and options.json.exists():
-        found = json.loads(options.json.read_text(encoding="utf-8"))
-        if found["settings"] != settings:
-            parser.error(f"{options.json} holds other settings: {found['settings']}")
-        content, before = found, found["duration_s"]
+    record = Record(options.json, "converged.py", settings, data={})
     print(pipe_table(["model", "status", "mean", "evaluations", "seconds"], []))
     names = [f"glow-{data}-{kind}" for data in options.sets for kind in KINDS]
     for name in (name for name in names if name in zoo.names()):
         data, weights = name.split("-")[1], weights_of(name)
-        known = next((row for row in content["rows"] if row["model"] == name), None)
-        if known and known["weights"] == weights:
+        if not record.needs(weights, model=name):
             continue
-        content["rows"] = [row for row in content["rows"] if row is not known]
         part = next(iter(LADDERS.get(name, {"": name}).values()))
         flow = zoo.load(part, "cpu")
-        images, which = images_of(part, dict(options.data), flow, options.limit)
-        content["data"][data] = which
+        paths = dict(options.data)
+        images, record.content["data"][data] = images_of(part, paths, flow, options.limit)
         row = {"set": data, "model": name, "weights": weights}
         row |= measure(name, images, options.eps, budget, options.seed)
-        content["rows"].append(row)
-        command = records.command_line("python benchmarks/converged.py", sys.argv[1:])
-        content |= records.circumstances(started, command)
-        content["duration_s"] = round(before + content["duration_s"], 1)
-        records.write_json(options.json, content)
+        record.add(row)
         cells = [row[k] for k in ("status", "mean", "evaluations", "seconds")]
         print(f"| {name} | {' | '.join(map(str, cells))} |", flush=True)
 

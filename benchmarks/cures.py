@@ -20,7 +20,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from small_rows import Record, StepLoss, Workshop, arguments, attacked, budget_of, rows_of
+from resumable import Record
+from small_rows import StepLoss, Workshop, arguments, attacked, budget_of, rows_of
 from torch import Tensor
 
 from flowrob.cli.recipes import RECIPES, Recipe
@@ -87,12 +88,12 @@ def main() -> None:
     options = arguments(__doc__.splitlines()[0]).parse_args()
     torch.set_num_threads(1)
     budget, settings = budget_of(options)
-    record = Record(options, "cures.py", settings | {"eps": EPS})
+    record = Record(options.json, "cures.py", settings | {"eps": EPS})
     recipe = RECIPES["tiny-hybrid"]
     report = recipe.images.load("report", recipe.build(), options.limit)
     print(pipe_table(["seed", "kind", "eps 0", "eps 8", "status", "gradients"], []))
     for seed in options.seeds:
-        if record.has(seed):
+        if record.has(seed=seed):
             continue
         shop = Workshop(options.folder, seed, recipe.images.load("train", recipe.build()))
         rows = []
@@ -109,7 +110,7 @@ def main() -> None:
             clean, worst = rows[-1]["rows"]
             print(f"| {seed} | {label} | {clean['mean']:.3f} | {worst['mean']:.3f} | "
                   f"{worst['status']} | {worst['evaluations']} |", flush=True)  # fmt: skip
-        record.add(rows)
+        record.add(*rows)
 
 
 if __name__ == "__main__":

@@ -20,15 +20,13 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
-import sys
-import time
 from pathlib import Path
 
 import torch
+from resumable import Record
 from torch import Tensor
 
-from flowrob import data, flows, records
+from flowrob import data, flows
 from flowrob.attacks import LinfBall, lower_likelihood
 from flowrob.evaluation import anatomy, robustness_table
 from flowrob.training import TrainingDiverged, Update, fit
@@ -92,7 +90,7 @@ def runs(options: argparse.Namespace):
     """All combinations, the cheap ones first."""
     scales = ("bounded", "free")
     for steps, seed, name in itertools.product(options.steps, options.seeds, options.sets):
-        for optimizer, coupling, prior in itertools.product(RATES, scales, scales):
+        for optimizer, coupling, prior in itertools.product(options.optimizers, scales, scales):
             yield {
                 "set": name,
                 "coupling": coupling,
@@ -109,25 +107,19 @@ def main() -> None:
     parser.add_argument("--data", nargs="*", default=[], metavar="SET=PATH")
     parser.add_argument("--size", type=int, default=16, help="32: the shipped Glow's size")
     parser.add_argument("--steps", type=int, nargs="+", default=[500, 1500, 4500])
+    parser.add_argument("--optimizers", nargs="+", default=list(RATES), choices=RATES)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--limit", type=int, default=64, help="held-out images")
     parser.add_argument("--json", type=Path, help="write the record there, and go on from it")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    started, paths = time.monotonic(), dict(pair.split("=", 1) for pair in options.data)
+    paths = dict(pair.split("=", 1) for pair in options.data)
     settings = {"size": options.size, "limit": options.limit, "rates": RATES, "eps": list(EPS)}
-    content: dict = {"settings": settings, "rows": [], "duration_s": 0.0}
-    if options.json and options.json.exists():
-        content = json.loads(options.json.read_text(encoding="utf-8"))
-        if content["settings"] != settings:
-            parser.error(f"{options.json} holds other settings: {content['settings']}")
-    before = content["duration_s"]
-    known = [{k: row[k] for k in ("set", "coupling", "prior", "optimizer", "steps", "seed")}
-             for row in content["rows"]]  # fmt: skip
+    record = Record(options.json, "explosion.py", settings)
     loaded = {name: images(name, paths.get(name, name), options.size, options.limit)
               for name in options.sets}  # fmt: skip
     for run in runs(options):
-        if run in known:
+        if record.has(**run):
             continue
         train, held_out = loaded[run["set"]]
         flow = build(run["coupling"], run["prior"], options.size, run["seed"])
@@ -138,11 +130,7 @@ def main() -> None:
             row = {**run, **measure(flow, held_out)}
         except TrainingDiverged as error:
             row = {**run, "diverged": str(error)}
-        content["rows"].append(row)
-        command = records.command_line("python benchmarks/explosion.py", sys.argv[1:])
-        content |= records.circumstances(started, command)
-        content["duration_s"] = round(before + content["duration_s"], 1)
-        records.write_json(options.json, content)
+        record.add(row)
         last = row.get("mean", [row.get("diverged")])
         print(*run.values(), last, flush=True)
 

@@ -14,18 +14,15 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import resource
-import sys
-import time
 from pathlib import Path
 
 import torch
+from resumable import Record
 from torch import Tensor
 
 from flowrob import data, flows
 from flowrob.evaluation import pipe_table, robustness_table
-from flowrob.records import circumstances, command_line, write_json
 from flowrob.training import Loss, PerImage, Update, fit
 
 CLEAN, REFERENCE = "no attack (clean)", "10 steps"
@@ -114,40 +111,28 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="of the timing")
     parser.add_argument("--json", type=Path, help="also write the figures there")
     options = parser.parse_args()
-    started, duration = time.monotonic(), 0.0
-    command = command_line("python benchmarks/fast_attacks.py", sys.argv[1:])
     torch.set_num_threads(1)
     images = data.load("photos", size=16)[:: options.every]
     test = data.load("photos", split="test", size=16)
     test = test[torch.linspace(0, len(test) - 1, min(options.limit, len(test))).long()]
     settings = {key: value for key, value in vars(options).items() if key not in ("json", "seeds")}
     settings |= {"images": len(images), "test_images": len(test), "batch": 64}
-    content: dict = {"settings": settings, "reference": REFERENCE, "runs": []}
-    if options.json and options.json.exists():
-        found = json.loads(options.json.read_text())
-        if found["settings"] == settings:
-            content, duration = found, found["duration_s"]
-
-    def keep() -> None:
-        content.update(circumstances(started, command))
-        content["duration_s"] = round(content["duration_s"] + duration, 1)
-        write_json(options.json, content)
-
-    if "milliseconds" not in content:
-        content["milliseconds"] = prices(images, options.timed_steps, options.rounds)
-        keep()
+    record = Record(options.json, "fast_attacks.py", settings, reference=REFERENCE)
+    if "milliseconds" not in record.content:
+        price = prices(images, options.timed_steps, options.rounds)
+        record.content["milliseconds"] = price
+        record.keep()
     head = ["attack in training", "seed", "CPU ms per step", "clean", "eps 4", "eps 8"]
     lines = []
     for seed in options.seeds:
         for name, variant in VARIANTS.items():
-            if any((run["name"], run["seed"]) == (name, seed) for run in content["runs"]):
+            if record.has(name=name, seed=seed):
                 continue
             flow = train(images, variant, options.num_steps, seed)
             scores = score(flow, test, options.attack_steps)
-            content["runs"].append({"name": name, "seed": seed, **scores})
-            keep()
+            record.add({"name": name, "seed": seed, **scores})
             cells = [f"{of['mean']:,.2f} / {of['median']:,.2f}" for of in scores.values()]
-            cost = f"{content['milliseconds'][name]:.0f}"
+            cost = f"{record.content['milliseconds'][name]:.0f}"
             lines.append([name, str(seed), cost, *cells])
             print(f"{name}, seed {seed}: {', '.join(cells)}", flush=True)
     print(f"\n{pipe_table(head, lines)}")

@@ -25,7 +25,8 @@ from dataclasses import replace
 from functools import partial
 
 import torch
-from small_rows import Record, Workshop, arguments, attacked, budget_of, rows_of
+from resumable import Record
+from small_rows import Workshop, arguments, attacked, budget_of, rows_of
 from torch import Tensor, nn
 
 from flowrob import zoo
@@ -234,7 +235,7 @@ def add_posteriors(record: Record, options: argparse.Namespace, small: Tensor) -
         images = images.elsewhere(path, False, {"report": None})
         found[name] = posteriors(ladder, images.load("report", ladder, options.limit))
     record.content["posterior"] = found
-    record.add([])
+    record.keep()
 
 
 def main() -> None:
@@ -245,14 +246,14 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     budget, settings = budget_of(options)
-    record = Record(options, "ladder.py", settings | {"eps": list(EPS)})
+    record = Record(options.json, "ladder.py", settings | {"eps": list(EPS)})
     recipe = RECIPES["tiny-base"]
     report = recipe.images.load("report", recipe.build(), options.limit)
     train = recipe.images.load("train", recipe.build())
     print(pipe_table(["seed", "model", "eps 0", *(f"eps {e}" for e in EPS), "cost"], []))
     for seed in options.seeds:
-        if not record.has(seed):
-            record.add(measure(Workshop(options.folder, seed, train), report, budget))
+        if not record.has(seed=seed):
+            record.add(*measure(Workshop(options.folder, seed, train), report, budget))
     add_posteriors(record, options, train)
 
 

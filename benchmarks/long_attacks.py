@@ -18,17 +18,15 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import math
-import sys
-import time
 from pathlib import Path
 
 import torch
+from resumable import Record
 from torch import Tensor
 
 import flowrob
-from flowrob import records, zoo
+from flowrob import zoo
 from flowrob.attacks import Objective, attack_images, dequantization_noise, score_images
 from flowrob.cli.recipes import RECIPES
 from flowrob.evaluation import bits_per_dim, pipe_table
@@ -108,39 +106,25 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="also write the figures there")
     options = parser.parse_args()
-    started, duration = time.monotonic(), 0.0
     torch.set_num_threads(1)
     settings = {key: getattr(options, key) for key in ("sets", "steps", "limit", "seed")}
     settings |= {"at": [list(pair) for pair in options.at]} if options.at else {"eps": EPS}
     settings |= {"attack": "Auto-PGD from a random start"}
-    content: dict = {"settings": settings, "data": {}, "rows": []}
-    if options.json and options.json.exists():
-        found = json.loads(options.json.read_text())
-        if found["settings"] == settings:
-            content, duration = found, found["duration_s"]
-
-    def keep() -> None:
-        command = records.command_line("python benchmarks/long_attacks.py", sys.argv[1:])
-        content.update(records.circumstances(started, command))
-        content["duration_s"] = round(content["duration_s"] + duration, 1)
-        records.write_json(options.json, content)
-
+    record = Record(options.json, "long_attacks.py", settings, data={})
     print(pipe_table(["model", "steps", "mean", "median", "greatest"], []))
     for data in options.sets:
         for loss, eps in options.at or [(loss, EPS) for loss in LOSSES]:
             name = f"glow-{data}-{loss}"
             weights, flow = fingerprint(name), zoo.load(name, "cpu")
-            images, content["data"][data] = images_of(name, dict(options.data), flow, options.limit)
+            paths = dict(options.data)
+            images, record.content["data"][data] = images_of(name, paths, flow, options.limit)
             for num_steps in options.steps:
                 key = {"set": data, "loss": loss, "num_steps": num_steps}
                 key |= {"eps": eps} if options.at else {}
-                same = [row for row in content["rows"] if key.items() <= row.items()]
-                if same and same[0]["weights"] == weights:
+                if not record.needs(weights, **key):
                     continue
-                content["rows"] = [row for row in content["rows"] if row not in same]
                 scores = score(flow, images, eps, num_steps, options.seed)
-                content["rows"].append({**key, **scores, "weights": weights})
-                keep()
+                record.add({**key, **scores, "weights": weights})
                 cells = [f"{value:,.2f}" for value in scores.values()]
                 print(f"| {name} | {num_steps} | {' | '.join(cells)} |", flush=True)
 

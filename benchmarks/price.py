@@ -5,9 +5,9 @@
 
 Two robust Glows at one radius: one trained adversarially, which short attacks already defeat as far
 as it can be, and a hybrid, which hides. Every way gets the same images, ball, box, noise and number
-of gradients per image: the budgets at which the search of `evaluation.converged_table` has ended
-its rounds. What they found is scored by one function, in float64, under noise that no gradient has
-seen; by it the search, as in all tables, chooses among the ends of its ascents.
+of gradients per image: as many as the search of `evaluation.converged_table` had taken when each of
+its rounds ended. What they found is scored by one function, in float64, under noise that no
+gradient has seen; by it the search, as in all tables, chooses among the ends of its ascents.
 The most that any way found on an image, at any budget, counts as all there is; the table tells
 after how many gradients and seconds 99% of that was found, on average. A library that is not
 installed gets a row that says so.
@@ -67,14 +67,6 @@ class Meter(nn.Module):
     def seconds(self, rows: float) -> float:
         """When so many gradients of single images had been taken."""
         return next((at for count, at in self.log if count >= rows), self.log[-1][1])
-
-
-def rounds(budget: Budget) -> list[int]:
-    """Gradients per image when each round of seven ascents has ended."""
-    ends = [0]
-    for steps in budget.rounds():
-        ends.append(ends[-1] + 7 * steps)
-    return ends[1:]
 
 
 def scored(flow: Flow, levels: Tensor, noise: Tensor) -> list[float]:
@@ -142,13 +134,14 @@ def measure(name: str, images: Tensor, options: argparse.Namespace, budget: Budg
     flow, seed = zoo.load(name, "cpu"), options.seed
     noise = dequantization_noise(images, "fixed", torch.Generator().manual_seed(seed))  # as tables
     rows = [{"way": SEARCH} | search(flow, images, options.eps, budget, seed)]
+    budgets = [round(point["gradients"]) for point in rows[0]["points"]]
     for way, (package, attack) in WAYS.items():
         row: dict = {"way": way, "points": [], "values": None}
         if records.installed(package) is None:
             rows.append(row | {"missing": package})
             continue
         best = torch.tensor(scored(flow, images, noise))
-        for gradients in rounds(budget):
+        for gradients in budgets:
             meter, levels = attack(flow, images, options.eps, gradients, seed + 1)
             outside = (levels - images).abs().max().item() - options.eps
             if outside > 1e-3 or levels.min() < -1e-3 or levels.max() > 255 + 1e-3:
@@ -184,7 +177,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--eps", type=int, default=8)
     parser.add_argument("--limit", type=int, default=4, help="test crops")
-    parser.add_argument("--max-steps", type=int, default=160, help="of the search's longest ascent")
+    parser.add_argument("--max-steps", type=int, default=640, help="of the search's longest ascent")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="also write the figures there")
     options = parser.parse_args()

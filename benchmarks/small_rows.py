@@ -8,8 +8,6 @@ loop for losses that `training.fit` does not know; attacks that converge; the re
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -18,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from flowrob import records, zoo
+from flowrob import zoo
 from flowrob.attacks import Objective
 from flowrob.cli.recipes import RECIPES, Recipe
 from flowrob.evaluation import Budget, Table, converged_table
@@ -131,38 +129,6 @@ def arguments(text: str) -> argparse.ArgumentParser:
     parser.add_argument("--folder", type=Path, default=Path("small-rows"), help="for the weights")
     parser.add_argument("--json", type=Path, help="write the record there, and go on from it")
     return parser
-
-
-class Record:
-    """A record that grows seed by seed, and goes on where it was interrupted.
-
-    Args:
-        options: as parsed.
-        script: its name in the command.
-        settings: what must be alike to go on.
-    """
-
-    def __init__(self, options: argparse.Namespace, script: str, settings: dict):
-        self.path, self.script = options.json, script
-        self.started, self.before = time.monotonic(), 0.0
-        self.content: dict = {"settings": json.loads(records.as_json(settings)), "rows": []}
-        if self.path and self.path.exists():
-            found = json.loads(self.path.read_text(encoding="utf-8"))
-            if found["settings"] != self.content["settings"]:
-                raise ValueError(f"{self.path} holds other settings: {found['settings']}")
-            self.content, self.before = found, found["duration_s"]
-
-    def has(self, seed: int) -> bool:
-        """Whether this seed was measured."""
-        return any(row["seed"] == seed for row in self.content["rows"])
-
-    def add(self, rows: list[dict]) -> None:
-        """Keep, and write."""
-        self.content["rows"] += rows
-        command = records.command_line(f"python benchmarks/{self.script}", sys.argv[1:])
-        self.content |= records.circumstances(self.started, command)
-        self.content["duration_s"] = round(self.before + self.content["duration_s"], 1)
-        records.write_json(self.path, self.content)
 
 
 def budget_of(options: argparse.Namespace) -> tuple[Budget, dict]:

@@ -13,18 +13,16 @@ interrupted run goes on with what is missing, and repeats what was measured on o
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import sys
-import time
 from pathlib import Path
 
 import torch
 from converged import weights_of
 from long_attacks import auto_pgd
+from resumable import Record
 from torch import Tensor
 
-from flowrob import data, records, zoo
+from flowrob import data, zoo
 from flowrob.attacks import Objective, dequantization_noise, score_images
 from flowrob.evaluation import bits_per_dim, pipe_table
 from flowrob.evaluation.bits import integer_noise
@@ -73,34 +71,23 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="also write the figures there")
     options = parser.parse_args()
-    started, duration = time.monotonic(), 0.0
     torch.set_num_threads(1)
     settings: dict = {key: getattr(options, key) for key in ("limit", "doubled", "seed")}
     settings |= {"eps": list(EPS), "attack": "Auto-PGD from a random start"}
     settings |= {"steps": {label: steps for label, (_, steps) in MODELS.items()}}
     images = data.load("photos", split="test", limit=options.limit)
     squares = data.photo_tiles("test")[: options.limit].tolist()
-    content: dict = {"settings": settings, "data": "photos, test", "squares": squares, "rows": []}
-    if options.json and options.json.exists():
-        found = json.loads(options.json.read_text(encoding="utf-8"))
-        if found["settings"] == settings:
-            content, duration = found, found["duration_s"]
-
+    which = {"data": "photos, test", "squares": squares}
+    record = Record(options.json, "what_a_mean_hides.py", settings, **which)
     print(pipe_table(["model", "eps", "mean", "median", "greatest"], []))
     for label, (name, num_steps) in MODELS.items():
         weights, density = weights_of(name), zoo.load(name, "cpu").log_prob
         for eps in EPS:
             key = {"model": label, "weights of": name, "eps": eps}
-            same = [row for row in content["rows"] if key.items() <= row.items()]
-            if same and same[0]["weights"] == weights:
+            if not record.needs(weights, **key):
                 continue
-            content["rows"] = [row for row in content["rows"] if row not in same]
             row = measure(density, images, eps, num_steps, options)
-            content["rows"].append({**key, **row, "weights": weights})
-            command = records.command_line("python benchmarks/what_a_mean_hides.py", sys.argv[1:])
-            content.update(records.circumstances(started, command))
-            content["duration_s"] = round(content["duration_s"] + duration, 1)
-            records.write_json(options.json, content)
+            record.add({**key, **row, "weights": weights})
             bits = torch.tensor(row["bits"])
             cells = [f"{v:,.2f}" for v in (bits.mean(), bits.quantile(0.5), bits.max())]
             print(f"| {label} | {eps} | {' | '.join(cells)} |", flush=True)

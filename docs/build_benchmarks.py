@@ -242,7 +242,7 @@ def verdict(of: dict[str, list[dict]], reference: str) -> str:
 def section_fast_attacks(run: dict) -> str:
     settings, reference = run["settings"], run["reference"]
     of: dict[str, list[dict]] = {name: [] for name in run["milliseconds"]}
-    for one in run["runs"]:
+    for one in run["rows"]:
         of[one["name"]].append(one)
     seeds = max(len(runs) for runs in of.values())
 

@@ -9,8 +9,11 @@ tests/test_docs.py asserts that the page is up to date, so that no number in it 
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+import statistics
+from collections.abc import Iterable
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -20,6 +23,7 @@ from flowrob.evaluation import pipe_table
 from flowrob.evaluation.table import number
 
 ROOT = Path(__file__).parents[1]
+SETS = {"photos": "photographs", "cifar10": "CIFAR-10"}
 KEY = ("coupling", "prior")
 FORMS = {
     ("bounded", "bounded"): "both bounded",
@@ -44,13 +48,16 @@ the model are the suspects:
 
 The same small Glow, {model},
 was trained clean from nothing with both bounds, either, or none, by three optimizers, for several
-numbers of steps, and put under the same 20 steps of PGD on {images} crops of photographs that were
-held out whole.
+numbers of steps and, where it says so, from several seeds, on {sets}, and put under the same 20
+steps of PGD on {images} images of each that were held out. Means over images; over seeds the
+geometric mean, for an arithmetic one would be that of the greatest.
 
-![Mean bits/dim at eps 8 against training steps, by optimizer and form](explosion.png)
+![Mean bits/dim at eps 8 against training steps, by set, optimizer and form](explosion.png)
 
-This file is written by `python docs/build_explosion.py` from `results/explosion.json`:
-`{command}`, {duration}, {date}, torch {torch}, {cores} cores.
+This file is written by `python docs/build_explosion.py` from `results/explosion.json`, {duration},
+{date}, torch {torch}, {cores} cores. Made by
+
+{commands}
 """
 
 
@@ -69,18 +76,31 @@ def orders(smaller: float, greater: float) -> float:
     return math.log10(greater / smaller)
 
 
+def middle(values: Iterable[float]) -> float:
+    """The geometric mean, over seeds."""
+    return statistics.geometric_mean(values)
+
+
 def grid(run: dict) -> str:
-    """One line per optimizer, length and form."""
-    head = ["optimizer", "steps", "form", "eps 0", "eps 1", "eps 2", "eps 4", "eps 8"]
-    head += ["median at 8", "share of the rise at level 1"]
+    """One line per set, optimizer, length and form, over its seeds."""
+    head = ["set", "optimizer", "steps", "form", "seeds", "eps 0", "eps 1", "eps 2", "eps 4"]
+    head += ["eps 8", "least and greatest", "median at 8", "share of the rise at level 1"]
+    keys = ("set", "optimizer", "steps", *KEY)
     lines = []
-    for row in run["rows"]:
-        start = [row["optimizer"], f"{row['steps']:,}", FORMS[row["coupling"], row["prior"]]]
-        if "mean" not in row:
-            lines.append([*start, "diverged", *[""] * 6])
+    for key in dict.fromkeys(tuple(row[k] for k in keys) for row in run["rows"]):
+        of = [row for row in run["rows"] if tuple(row[k] for k in keys) == key]
+        start = [SETS[key[0]], key[1], f"{key[2]:,}", FORMS[key[3:]]]
+        ended = finite(of)
+        if not ended:
+            lines.append([*start, "0", "diverged", *[""] * 7])
             continue
-        share = f"{row['latent_shares'][0]:.0%}"
-        lines.append([*start, *map(number, row["mean"]), number(row["median"][-1]), share])
+        seeds = str(len(ended)) + (f" ({len(of) - len(ended)} diverged)" if ended != of else "")
+        means = [number(middle(m)) for m in zip(*(row["mean"] for row in ended), strict=True)]
+        worst = sorted(row["mean"][-1] for row in ended)
+        between = f"{number(worst[0])} to {number(worst[-1])}" if len(ended) > 1 else ""
+        median = number(middle(row["median"][-1] for row in ended))
+        share = f"{statistics.mean(row['latent_shares'][0] for row in ended):.0%}"
+        lines.append([*start, seeds, *means, between, median, share])
     return pipe_table(head, lines)
 
 
@@ -116,8 +136,8 @@ def verdicts(run: dict) -> str:
         effect(rows, both, coupling, "couplings freed, prior bounded"),
         effect(rows, both, free, "both freed"),
     ]
-    for optimizer in dict.fromkeys(row["optimizer"] for row in rows):
-        lines.append(length(rows, optimizer))
+    for which, optimizer in dict.fromkeys((row["set"], row["optimizer"]) for row in rows):
+        lines.append(length([row for row in rows if row["set"] == which], optimizer))
     lines.append(where(rows))
     return "\n".join(lines)
 
@@ -135,22 +155,21 @@ def where(rows: list[dict]) -> str:
     )
 
 
-def lines_of(rows: list[dict], optimizer: str, form: tuple[str, str]) -> tuple[list, list]:
-    """Steps, and the mean over seeds and sets of bits/dim at eps 8 after so many."""
+def lines_of(rows: list[dict], optimizer: str, form: tuple[str, str]) -> dict[int, list[float]]:
+    """Steps -> mean bits/dim at eps 8 after so many, of each seed."""
     of = [r for r in rows if (r["optimizer"], r["coupling"], r["prior"]) == (optimizer, *form)]
     steps = sorted({r["steps"] for r in of})
-    means = [[r["mean"][-1] for r in of if r["steps"] == n] for n in steps]
-    return steps, [sum(values) / len(values) for values in means]
+    return {n: [r["mean"][-1] for r in of if r["steps"] == n] for n in steps}
 
 
 def length(rows: list[dict], optimizer: str) -> str:
-    """What longer training does, for one optimizer."""
+    """What longer training does, for one optimizer on one set."""
     texts = []
     for form, name in FORMS.items():
-        steps, means = lines_of(rows, optimizer, form)
-        values = " / ".join(map(number, means))
-        texts.append(f"{name} {values} after {' / '.join(f'{n:,}' for n in steps)}")
-    return f"* **{optimizer}**, mean at eps 8: {'; '.join(texts)} steps."
+        found = {n: middle(values) for n, values in lines_of(rows, optimizer, form).items()}
+        values = " / ".join(map(number, found.values()))
+        texts.append(f"{name} {values} after {' / '.join(f'{n:,}' for n in found)}")
+    return f"* **{optimizer}**, {SETS[rows[0]['set']]}, at eps 8: {'; '.join(texts)} steps."
 
 
 def shipped(results: Path) -> str:
@@ -172,22 +191,34 @@ def shipped(results: Path) -> str:
 
 
 def figure(run: dict, path: Path) -> None:
-    """Mean bits/dim at eps 8 against steps: a panel per optimizer, a line per form."""
+    """Mean bits/dim at eps 8 against steps: sets down, optimizers across, a line per form."""
     rows = finite(run["rows"])
-    optimizers = list(dict.fromkeys(row["optimizer"] for row in rows))
+    sets, optimizers = (list(dict.fromkeys(row[k] for row in rows)) for k in ("set", "optimizer"))
+    most = max(row["steps"] for row in rows)
     styles = dict(zip(FORMS, ("o-", "s--", "^-.", "D:"), strict=True))
     colors = dict(zip(FORMS, (plots.DATA, plots.RAISE, plots.HYBRID, plots.ATTACK), strict=True))
     plots.use_style()
-    fig, axes = plt.subplots(1, len(optimizers), figsize=(10, 3.4), sharey=True, squeeze=False)
-    for ax, optimizer in zip(axes[0], optimizers, strict=True):
+    shape = (len(sets), len(optimizers))
+    fig, axes = plt.subplots(*shape, figsize=(10, 3.2 * len(sets)), sharey=True, squeeze=False)
+    for (i, which), (j, optimizer) in itertools.product(enumerate(sets), enumerate(optimizers)):
+        of, ax = [row for row in rows if row["set"] == which], axes[i, j]
         for form, name in FORMS.items():
-            steps, means = lines_of(rows, optimizer, form)
-            ax.plot(steps, means, styles[form], color=colors[form], label=name)
+            found = lines_of(of, optimizer, form)
+            means = [middle(values) for values in found.values()]
+            ax.plot(found.keys(), means, styles[form], color=colors[form], label=name)
+            spread = [[min(values) for values in found.values()], [max(v) for v in found.values()]]
+            ax.vlines(found.keys(), *spread, color=colors[form], lw=1.5, alpha=0.6)
         ax.axhline(8, color=plots.THEORY, lw=1, ls=":")
-        most = max(row["steps"] for row in rows)
-        ax.set(yscale="log", xlabel="training steps", title=optimizer, xlim=(0, 1.2 * most))
-    axes[0, 0].set_ylabel("mean bits/dim at eps 8")
-    axes[0, -1].legend(fontsize=8)
+        ax.set(yscale="log", xscale="log", title=f"{SETS[which]}, {optimizer}")
+        ticks = sorted({row["steps"] for row in rows})
+        ax.set_xticks(ticks, [f"{n:,}" for n in ticks], minor=False)
+        ax.set_xticks([], minor=True)
+        ax.set_xlim(min(ticks) / 1.3, 1.3 * most)
+    for ax in axes[-1]:
+        ax.set_xlabel("training steps")
+    for ax in axes[:, 0]:
+        ax.set_ylabel("mean bits/dim at eps 8")
+    axes[0, 0].legend(fontsize=8)
     fig.savefig(path, dpi=110)
     plt.close(fig)
 
@@ -207,7 +238,8 @@ def render(results: Path = ROOT / "results") -> str:
         orders=f"{orders(clean[8], theirs):.1f}",
         model=model,
         images=settings["limit"],
-        command=run["command"],
+        commands="\n".join(f"    {command}" for command in run["commands"]),
+        sets=" and ".join(SETS[which] for which in dict.fromkeys(r["set"] for r in run["rows"])),
         duration=f"{run['duration_s'] / 60:.0f} minutes in all",
         date=run["date"],
         torch=run["versions"]["torch"],

@@ -60,7 +60,7 @@ a hybrid model's number is only what was found so far. The price is five network
 
 Everything on this page is small on purpose, so that it can be done again from nothing in an hour
 ({seeds}): Glows of {parameters:,} parameters on 16x16 photographs (recipes `tiny-*`), {limit}
-images from photographs held out whole, attacks that go on until twice the steps find no more, or
+images from photographs held out whole, attacks that go on until longer ones find no more, or
 {steps} steps (`evaluation.Budget`). Models that ship, at full size, are in [tables.md](tables.md)
 and [converged.md](converged.md).
 

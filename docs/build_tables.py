@@ -28,13 +28,13 @@ Bits/dim of held-out images, lower is more likely; mean / median over images. *p
 gradient ascent of n iterations in the l_inf ball of eps grey levels, *auto-pgd-n* Auto-PGD from a
 random start, *strongest* the worst per image of all attacks on all models of the table in this and
 every smaller ball: it grows with eps by construction, the single attacks need not. Where a table
-says so, that is where a search begins, with seven ascents a round from several starts, each round
-twice as long as the one before. It has converged once two rounds in a row gain less than 0.01
-bits/dim in the mean and 0.05 on every image, the last of them with ascents of at least 80 steps and
-longer than any before; or, for a mixture, once what was found is within 0.01 of what its parts
-leave possible. A cell with >= had not converged when its budget ended, or has images far beyond 8
-bits/dim, which are attacked no further. *noise*, where it is printed, is uniform integers of the
-same size.
+says so, that is where a search begins, round by round, from several starts and with ascents of
+several kinds that grow longer. It has converged once two rounds in a row gain less than 0.01
+bits/dim in the mean and 0.05 on every image, the last of them with ascents of every kind, of at
+least 80 steps and no shorter than any before; or, for a mixture, once what was found is within 0.01
+of what its parts leave possible. A cell with >= had not converged when its budget ended, or has
+images far beyond 8 bits/dim, which are attacked no further. *noise*, where it is printed, is
+uniform integers of the same size.
 
 Our models are small, so that a laptop trains them, and saw a few thousand images; the paper's are
 far bigger and saw whole sets: levels differ, shapes can be compared. Within a table clean,
@@ -365,7 +365,7 @@ def told(run: dict, found: dict[tuple[str, int], float], eps: list[int]) -> list
     if budget := run["settings"].get("budget"):
         texts.append(
             "*Found* is the worst per image of all attacks on all models, and of a search from "
-            "several starts whose ascents double until twice the steps find no more; >= stands "
+            "several starts whose ascents grow until longer ones find no more; >= stands "
             f"where it was still finding more after {budget['max_steps']} steps, or had driven an "
             f"image beyond {budget['enough']:g} bits/dim and left it there."
         )

@@ -46,7 +46,10 @@ def test_a_changed_record_changes_the_page(page, run, tmp_path):
     (tmp_path / "converged.json").write_text(json.dumps(run), encoding="utf-8")
     text = page.render(tmp_path)
     assert "| >= 123.00 |" in text
-    assert f"`{row['model']}` hides: rounds of more than 20 steps found 118.00 bits/dim" in text
+    assert (
+        f"`{row['model']}` hides: after the first round, of 20 steps, longer ascents found 118.00"
+        in text
+    )
 
 
 def test_a_ladder_is_bounded_image_by_image(page):

@@ -27,7 +27,7 @@ def made_up(*rows):
     ]
     sizes = {"num_steps": 400, "images": 2000, "test_images": 7, "attack_steps": 50, "batch": 64}
     return {
-        "runs": runs,
+        "rows": runs,
         "settings": sizes | {"rounds": 3, "timed_steps": 20},
         "milliseconds": {name: cost for name, _, cost, _, _ in rows},
         "reference": script.REFERENCE,
@@ -123,18 +123,18 @@ def test_the_script_runs_at_a_tiny_size_and_goes_on_where_it_stopped(tmp_path, m
     try:
         script.main()
         run = json.loads(path.read_text(encoding="utf-8"))
-        assert [one["name"] for one in run["runs"]] == list(names) == list(run["milliseconds"])
+        assert [one["name"] for one in run["rows"]] == list(names) == list(run["milliseconds"])
         assert run["settings"]["test_images"] == 2
-        for one in run["runs"]:
+        for one in run["rows"]:
             assert one["8"]["mean"] >= one["0"]["mean"]
         assert "| 1 step, reused |" in benchmarks.render(tmp_path)
-        lost = run["runs"].pop()
+        lost = run["rows"].pop()
         path.write_text(json.dumps(run), encoding="utf-8")
         trained.clear()
         script.main()
     finally:
         torch.set_num_threads(threads)
     again = json.loads(path.read_text(encoding="utf-8"))
-    assert again["runs"][-1] == lost and again["milliseconds"] == run["milliseconds"]
+    assert again["rows"][-1] == lost and again["milliseconds"] == run["milliseconds"]
     assert trained == [(script.VARIANTS["1 step, reused"], 1, 0)]
     assert again["duration_s"] > run["duration_s"]

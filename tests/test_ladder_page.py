@@ -145,7 +145,7 @@ def test_the_script_of_cures_goes_on_where_it_stopped(quick, cures, monkeypatch,
     both = run_script(cures, monkeypatch, path, "--seeds", "0", "1")["rows"]
     assert both[:6] == first and [row["kind"] for row in both[6:]] == kinds
     assert both[6]["rows"] != first[0]["rows"]  # other first weights, and other batches
-    with pytest.raises(ValueError, match="holds other settings"):
+    with pytest.raises(SystemExit, match="holds other settings"):
         run_script(cures, monkeypatch, path, "--limit", "1")
 
 

@@ -3,7 +3,7 @@
 ================  =================================================================================
 ``bits``          bits/dim of a set of images; floors and ceilings that hold for every density
 ``robustness``    the table of one attack
-``convergence``   attacks that go on until twice the steps find no more, or say ``>=``
+``convergence``   attacks that go on until longer ones find no more, or say ``>=``
 ``strongest``     the table of the worst of many attacks, shared by models, and of converged ones
 ``detection``     AUROC of telling data from the rest by their likelihood
 ``scores``        other detectors: typicality, and likelihood corrected for complexity

@@ -1,14 +1,18 @@
-"""Convergence: attacks whose budget doubles until more of it finds nothing more (section 5).
+"""Convergence: attacks that grow longer until more of them finds nothing more (section 5).
 
-    n, 2 n, 4 n, ... steps, each from several starts;  stop once the mean gains less than 0.01
-    bits/dim, and no image more than 0.05, twice in a row, the last time with ascents of at least
-    80 steps that are also the longest so far
+    a round that gains      in the next one Auto-PGD from a fresh start is four times as long, and
+                            the kind that found most beside it is tried again, as long as before
+    a round that does not   the next one tries every kind, none shorter than the longest so far
+    the end                 twice in a row the mean gains less than 0.01 bits/dim per doubling and
+                            no image more than 0.05, the last time with every kind of ascent, each
+                            of at least 80 steps and none shorter than the longest so far
 
 A number under attack is a lower bound: it says what was found, not what there is. A model that
-hides looks robust after a hundred steps and is not after a thousand. So the search goes on until
-doubling the budget changes nothing, or says ``>=`` where it gave up, with the curve of what was
-found against what it cost. That short ascents find nothing proves nothing: a search that begins
-with what a longer attack found ends only with a longer one.
+hides looks robust after a hundred steps and is not after a thousand, so most of the gradients go
+into long ascents as long as length is what helps; many kinds and starts are what tells that nothing
+is left. Where the budget ends first the row says ``>=``, with the curve of what was found against
+what it cost. That short ascents find nothing proves nothing: a search that begins with what a
+longer attack found ends only with a longer one.
 
 Starts: the image, uniform noise, random corners, chequerboards, and the best point so far, which is
 also that of smaller balls and of the other models of the table. Steps: long and short ones that
@@ -20,7 +24,6 @@ hide costs little. So do the images of a mixture whose parts leave no room: what
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,13 +42,13 @@ class Budget:
     """When an attack has converged, and when it gives up.
 
     Attributes:
-        first_steps: gradient steps of every ascent of the first round; each round has twice as many
-            as the one before.
-        max_steps: of the longest ascent; a round with more is not begun.
+        first_steps: gradient steps of every ascent of the first round.
+        max_steps: of the longest ascent.
         least_steps: of the ascents of a search's last round. Shorter rounds find things, but that
             they find nothing is no sign; with ``max_steps`` below, every row is a lower bound.
-        mean_gain: bits/dim that the mean must gain in a round, or it is quiet.
-        image_gain: bits/dim that some image must gain, or the round is quiet.
+        mean_gain: bits/dim that the mean must gain in a round, or it is quiet; twice as much where
+            the ascents are four times as long as before, for that is two doublings.
+        image_gain: bits/dim that some image must gain, or the round is quiet; likewise.
         patience: so many quiet rounds in a row mean that the attack has converged.
         enough: bits/dim; an image beyond that is found out, and attacked no further, so that its
             row is a lower bound. Far above the 8 bits/dim of knowing nothing: what a density makes
@@ -85,16 +88,16 @@ class Budget:
         """Whether so little was gained, (N,) bits/dim, that a round counts as quiet."""
         return bool(gain.mean() < self.mean_gain and gain.max() < self.image_gain)
 
-    def rounds(self) -> Iterator[int]:
-        """The steps of each round: n, 2 n, 4 n, ..., at most ``max_steps``.
+    def after(self, steps: int, gained: bool, longest: int = 0) -> int:
+        """The steps of the round after one of so many, where the longest ascent had ``longest``.
 
-        >>> list(Budget(10, 45).rounds())
-        [10, 20, 40]
+        >>> Budget(max_steps=100).after(5, True), Budget(max_steps=100).after(40, True)
+        (20, 100)
+        >>> Budget(max_steps=100).after(5, False), Budget(max_steps=100).after(5, False, 90)
+        (80, 90)
         """
-        steps = self.first_steps
-        while steps <= self.max_steps:
-            yield steps
-            steps *= 2
+        longer = 4 * steps if gained else max(steps, self.least_steps, longest)
+        return min(longer, self.max_steps)
 
 
 @dataclass
@@ -108,7 +111,7 @@ class Search:
         converged: whether the last rounds were quiet.
         longest: steps of the longest attack that was tried in this ball.
         cost: gradient evaluations per image so far, the mean over all images.
-        curve: per round: steps of an ascent, cost, mean and greatest bits/dim.
+        curve: per round: number and steps of its ascents, cost, mean and greatest bits/dim.
     """
 
     bits: Tensor
@@ -153,21 +156,25 @@ def _starts(images: Tensor, eps: int, generator: torch.Generator) -> dict[str, T
     return {name: levels.clamp(0, 255) for name, levels in moved.items()}
 
 
+FRESH = "auto"  # the ascent that every round makes: it owes nothing to what was found before
+
+
 def _ascents(
     images: Tensor, best: Tensor, eps: int, steps: int, generator: torch.Generator
-) -> list[dict[str, Any]]:
-    """The options of each ascent of a round."""
+) -> dict[str, dict[str, Any]]:
+    """The options of each kind of ascent."""
     made = _starts(images, eps, generator)
     short: dict[str, Any] = {"schedule": "cosine", "step_size": eps / 8}
-    return [
-        {"num_steps": steps},
-        {"num_steps": steps, "start": "random", "schedule": "cosine", "step_size": float(eps)},
-        {"num_steps": steps, "start": "random", "schedule": "auto"},
-        {"num_steps": steps, "start": made["corners"], **short},
-        {"num_steps": steps, "start": made["chequerboard"], **short},
-        {"num_steps": steps, "start": best, **short},
-        {"num_steps": steps, "start": best, "schedule": "auto", "step_size": eps / 2},
-    ]
+    kinds: dict[str, dict[str, Any]] = {
+        "image": {},
+        "noise": {"start": "random", "schedule": "cosine", "step_size": float(eps)},
+        FRESH: {"start": "random", "schedule": "auto"},
+        "corners": {"start": made["corners"], **short},
+        "chequerboard": {"start": made["chequerboard"], **short},
+        "onward": {"start": best, **short},
+        "auto, onward": {"start": best, "schedule": "auto", "step_size": eps / 2},
+    }
+    return {name: {"num_steps": steps, **options} for name, options in kinds.items()}
 
 
 def converge(
@@ -192,45 +199,74 @@ def converge(
     Returns:
         Warnings of the attacks, each kind once.
     """
-    generator, quiet, warnings = protocol.fresh(), 0, dict[str, None]()
+    generator, warnings = protocol.fresh(), dict[str, None]()
     gains = torch.full((budget.patience, len(search.bits)), math.inf)
     ceiling = torch.full((len(search.bits),), math.inf) if ceiling is None else ceiling.cpu()
     search.settled |= ceiling - search.bits.cpu() < budget.mean_gain
-    for steps in budget.rounds():
+    steps, quiet, kinds, doublings = budget.first_steps, 0, None, 1.0
+    while True:
         found_out = search.bits.cpu() > budget.enough
         active = (~(search.settled | found_out)).nonzero().flatten()
         if not len(active):
             break
         before = search.bits.clone()
-        part = protocol.rows(active)
-        for options in _ascents(part.images, search.levels[active], eps, steps, generator):
-            found = attack_images(
-                log_prob,
-                part.images,
-                eps,
-                batch_size=protocol.batch_size,
-                generator=generator,
-                **options,
-            )
-            search.offer(part.bits(log_prob, found.x), found.x, active)
-            search.cost += steps * len(active) / len(before)
-            warnings |= dict.fromkeys(w for w in found.warnings if "nothing was gained" not in w)
+        best, said = _round(log_prob, protocol, eps, search, active, steps, kinds, generator)
+        warnings |= dict.fromkeys(said)
         gain = (search.bits - before).nan_to_num(0.0, posinf=math.inf, neginf=0.0).cpu()
         gains = torch.cat((gains[1:], gain[None]))
-        quiet = quiet + 1 if budget.calm(gain) else 0
-        search.curve.append(
-            {
-                "steps": steps,
-                "evaluations": round(search.cost, 1),
-                "mean": search.bits.mean().item(),
-                "greatest": search.bits.max().item(),
-            }
-        )
-        if steps >= max(budget.least_steps, search.longest):  # else its silence proves nothing
-            search.settled |= (gains < budget.mean_gain).all(0)
+        quiet = quiet + 1 if budget.calm(gain / doublings) else 0
+        if kinds is None and steps >= max(budget.least_steps, search.longest):
+            search.settled |= (gains < budget.mean_gain).all(0)  # else its silence proves nothing
             search.settled[:] |= quiet >= budget.patience
         search.settled |= ceiling - search.bits.cpu() < budget.mean_gain
         search.longest = max(search.longest, steps)
+        if steps == budget.max_steps and not 0 < quiet < budget.patience:
+            break
+        previous, steps = steps, budget.after(steps, quiet == 0, search.longest)
+        kinds = None if quiet else {FRESH: steps, best: previous}
+        doublings = 1.0 if quiet else max(1.0, math.log2(steps / previous))
     given_up = search.bits.cpu() > budget.enough  # found out, and attacked no further
     search.converged = bool((search.settled & ~given_up).all())
     return list(warnings)
+
+
+def _round(
+    log_prob: Objective,
+    protocol: Protocol,
+    eps: int,
+    search: Search,
+    active: Tensor,
+    steps: int,
+    kinds: dict[str, int] | None,
+    generator: torch.Generator,
+) -> tuple[str, list[str]]:
+    """Ascents of each kind with so many steps, or of all; the best but the fresh; warnings."""
+    part, warnings = protocol.rows(active), list[str]()
+    worst: dict[str, Tensor] = {}
+    ascents = _ascents(part.images, search.levels[active], eps, steps, generator)
+    for kind in ascents if kinds is None else kinds:
+        options = ascents[kind] if kinds is None else ascents[kind] | {"num_steps": kinds[kind]}
+        found = attack_images(
+            log_prob,
+            part.images,
+            eps,
+            batch_size=protocol.batch_size,
+            generator=generator,
+            **options,
+        )
+        worst[kind] = part.bits(log_prob, found.x)
+        search.offer(worst[kind], found.x, active)
+        search.cost += options["num_steps"] * len(active) / len(search.bits)
+        warnings += [w for w in found.warnings if "nothing was gained" not in w]
+    search.curve.append(
+        {
+            "ascents": len(worst),
+            "steps": steps,
+            "evaluations": round(search.cost, 1),
+            "mean": search.bits.mean().item(),
+            "greatest": search.bits.max().item(),
+        }
+    )
+    others = [kind for kind in worst if kind != FRESH]
+    won = torch.stack([worst[kind] for kind in others]).nan_to_num(math.inf).argmax(0)
+    return others[int(won.mode().values)], warnings

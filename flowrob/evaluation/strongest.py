@@ -186,7 +186,7 @@ def converged_table(
         TypeError: images are not uint8.
         ValueError: no images or models, eps that are not integers, a weight outside (0, 1).
     """
-    caption = f"Bits/dim of {len(images)} images, attacked until twice the steps find no more"
+    caption = f"Bits/dim of {len(images)} images, attacked until longer ascents find no more"
     hunt = _Hunt.begin(
         models,
         images,

@@ -1,6 +1,7 @@
 """Attacks that know when they have converged, and find a model out that hides."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -125,23 +126,6 @@ def test_models_share_what_was_found(flow, images):
     assert table.rows[0]["status"] == ">="  # its own search had missed that
 
 
-def test_settled_images_drop_out(images):
-    """Half of the images cannot be lowered at all: they cost two rounds, no more."""
-    stuck = images.clone()
-    stuck[:3] = 128
-
-    def log_prob(x):
-        movable = (x.flatten(1).std(1) > 0.05).to(x)
-        return -200.0 * movable * (x - 0.5).square().flatten(1).sum(1)
-
-    budget = Budget(2, 8, 2, mean_gain=1e-9, image_gain=1e-9, enough=math.inf)
-    table = converged_table(log_prob, stuck, (4,), generator=seeded(), budget=budget)
-    curve = table.settings["curves"]["model, 4"]
-    assert [point["evaluations"] for point in curve][:2] == [14.0, 42.0]
-    if len(curve) > 2:  # of the third round of 4 steps only the other half is paid for
-        assert curve[2]["evaluations"] <= 42.0 + 7 * 8 / 2
-
-
 @pytest.fixture
 def patient(monkeypatch):
     """A model that gives way to ascents of 16 steps or more, and the attack that shows it."""
@@ -151,17 +135,79 @@ def patient(monkeypatch):
         return attack_images(log_prob, images, eps if options["num_steps"] > 1 else 0, **options)
 
     monkeypatch.setattr(convergence, "attack_images", found)
-    return lambda budget, images: converged_table(
-        smooth, images, (8,), generator=seeded(), budget=budget
+    return lambda budget, images, log_prob=smooth: converged_table(
+        log_prob, images, (8,), generator=seeded(), budget=budget
     )
+
+
+def test_settled_images_drop_out(patient, images):
+    """Four of six cannot be lowered at all: once all kinds have tried, they are done."""
+    stuck = images.clone()
+    stuck[:3] = 128  # and a fourth has too little contrast
+
+    def log_prob(x):
+        movable = (x.flatten(1).std(1) > 0.05).to(x)
+        return -200.0 * movable * (x - 0.5).square().flatten(1).sum(1)
+
+    curve = patient(Budget(2, 64, least_steps=16), stuck, log_prob).settings["curves"]["model, 8"]
+    assert [(p["ascents"], p["steps"]) for p in curve] == [(7, 2), (7, 16), (2, 64), (7, 64)]
+    spent = [point["evaluations"] for point in curve]
+    assert spent == pytest.approx(
+        [14, 14 + 112, 126 + (64 + 16) / 3, 126 + (64 + 16 + 7 * 64) / 3], abs=0.1
+    )
+
+
+def test_as_long_as_length_helps_most_gradients_go_into_one_ascent(images, monkeypatch):
+    """A model that gives way a little with every doubling: n steps find log2(n)."""
+
+    def found(log_prob, images, eps, **options):
+        few = 2.0 + math.log2(options["num_steps"]) / 4
+        plain = {"num_steps": 1, "step_size": few, "schedule": "constant", "start": "x"}
+        return attack_images(log_prob, images, 8, **options | plain)
+
+    def search(gain):
+        budget = Budget(4, 256, mean_gain=gain, image_gain=2 * gain)
+        return converged_table(smooth, grey, (8,), generator=seeded(), budget=budget)
+
+    monkeypatch.setattr(convergence, "attack_images", found)
+    grey = torch.full((2, 3, 8, 8), 128, dtype=torch.uint8)
+    table = search(1e-6)
+    curve = table.settings["curves"]["model, 8"]
+    assert [point["steps"] for point in curve] == [4, 16, 64, 256]
+    assert [point["ascents"] for point in curve] == [7, 2, 2, 2]
+    assert table.rows[0]["evaluations"] == 7 * 4 + (16 + 4) + (64 + 16) + (256 + 64)
+    assert table.rows[0]["status"] == ">="
+    twice = curve[1]["mean"] - curve[0]["mean"]  # four times the steps are two doublings
+    for share, ascents in ((0.4, 2), (0.7, 7)):
+        curve = search(share * twice).settings["curves"]["model, 8"]
+        assert curve[2]["ascents"] == ascents
+
+
+def test_no_image_settles_before_every_kind_of_ascent_has_tried(monkeypatch):
+    """The dark one gives way to all, the grey one to long ascents from corners alone."""
+
+    def found(log_prob, images, eps, **options):
+        moved = attack_images(log_prob, images, eps, **options)
+        elsewhere = isinstance(options.get("start"), torch.Tensor) and options["num_steps"] >= 32
+        gives_way = (images.float().mean((1, 2, 3), keepdim=True) < 100) | elsewhere
+        return replace(moved, x=torch.where(gives_way, moved.x, images.to(moved.x)))
+
+    monkeypatch.setattr(convergence, "attack_images", found)
+    levels = torch.tensor([60, 128], dtype=torch.uint8).view(2, 1, 1, 1).expand(2, 3, 8, 8)
+    budget = Budget(16, 64, least_steps=16)
+    table = converged_table(smooth, levels, (0, 8), generator=seeded(), budget=budget)
+    curve = table.settings["curves"]["model, 8"]
+    assert [(p["ascents"], p["steps"]) for p in curve][:3] == [(7, 16), (2, 64), (7, 64)]
+    clean, attacked = table.by_eps()
+    assert bool((attacked > clean + 0.02).all())
 
 
 def test_short_ascents_that_find_nothing_are_no_sign(patient, images):
     table = patient(Budget(2, 64, least_steps=16), images)
     (row,) = table.rows
-    assert (
-        row["status"] == "converged" and row["steps"] == 64
-    )  # 16 found it, 32 and 64 nothing more
+    assert row["status"] == "converged"
+    ends = [(point["ascents"], point["steps"]) for point in table.settings["curves"]["model, 8"]]
+    assert ends == [(7, 2), (7, 16), (2, 64), (7, 64)]  # 16 found it, 64 and all of 64 nothing more
     clean = table.settings["curves"]["model, 8"][0]["mean"]
     assert row["mean"] > clean + 0.01
     (hasty,) = patient(Budget(2, 64, least_steps=2), images).rows
@@ -172,7 +218,7 @@ def test_short_ascents_that_find_nothing_are_no_sign(patient, images):
 
 def test_a_search_that_begins_after_a_long_attack_ends_with_a_longer_one(images):
     budget = Budget(2, 64, least_steps=2)
-    for steps, ended in ((1, 4), (20, 32)):
+    for steps, ended in ((1, 2), (20, 20)):
         table = strongest_table(
             smooth,
             images,
@@ -183,7 +229,7 @@ def test_a_search_that_begins_after_a_long_attack_ends_with_a_longer_one(images)
         )
         assert (table.rows[-1]["status"], table.rows[-1]["steps"]) == ("converged", ended)
     begun = table.settings["curves"]["model, 4"]
-    assert [point["steps"] for point in begun] == [2, 4, 8, 16, 32]
+    assert [point["steps"] for point in begun] == [2, 20]
     short = Budget(2, 16, least_steps=2)
     how = {"generator": seeded(), "attacks": {"pgd": {"num_steps": 20}}, "budget": short}
     (row,) = strongest_table(smooth, images, (4,), **how).rows[-1:]
@@ -215,7 +261,7 @@ def test_parts_whose_search_has_not_settled_leave_room(images):
     how = {"budget": Budget(1, 1), "generator": seeded()}
     table = converged_table(models, images, (8,), **how)
     assert [row["status"] for row in table.rows] == [">=", ">="]
-    assert table.rows[1]["evaluations"] == 7.0
+    assert table.rows[1]["evaluations"] >= 7.0
 
 
 def test_a_mixture_is_as_open_as_the_part_that_bounds_it(images, monkeypatch):
