@@ -4,8 +4,8 @@ What is public is read off the package, so that a new function without a target 
 
 Every argument is drawn from what its name may hold; then up to two of them are spoiled: wrong
 types, shapes, dtypes, layouts, devices, NaN, nothing at all, numbers at their ends. Allowed are a
-result, or a ValueError, TypeError, IndexError or OSError whose words name an argument. Whatever
-happens, no input, weight, buffer, mode or global generator may change.
+result, or a ValueError, TypeError or OSError (and what DOCUMENTED lists) whose words name an
+argument. Whatever happens, no input, weight, buffer, mode or global generator may change.
 
 FLOWROB_FUZZ=20000 sets how many calls are made in all (default: what a minute holds).
 """
