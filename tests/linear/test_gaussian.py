@@ -671,7 +671,7 @@ def test_other_refusals():
         GaussianFlow.fit(torch.tensor([[0.0], [math.nan], [1.0]]))
     with pytest.raises(ValueError, match=r"shape \(N, n\), got \(3,\)"):
         GaussianFlow.fit(torch.zeros(3))
-    with pytest.raises(ValueError, match="ridge must be finite and >= 0.*got -1"):
+    with pytest.raises(ValueError, match=r"ridge must be finite and >= 0.*got -1"):
         GaussianFlow.fit(torch.randn(9, 2, generator=generator()), ridge=-1)
     assert flow.log_prob(torch.tensor([[0.0, math.nan], [0.0, 0.0]])).isnan().tolist() == [
         True,
