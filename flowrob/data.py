@@ -194,6 +194,8 @@ def photo_crops(split: str = "train", size: int = 32) -> list[Crop]:
     Raises:
         ValueError: no such split, or another size.
     """
+    if not isinstance(size, int):
+        raise ValueError(f"size={size!r}: must be a whole number of pixels, 4 to 32")
     return list(_photos(_check_split("photos", split), size, 3)[0])
 
 
@@ -217,7 +219,7 @@ def photo_tiles(split: str = "test", size: int = 32) -> torch.Tensor:
     Raises:
         ValueError: "train", whose crops lie in no square, or no such split or size.
     """
-    if split == "train":
+    if _check_split("photos", split) == "train":
         raise ValueError("split='train': only crops of 'valid' and 'test' lie in squares")
     squares = [(crop.photo, crop.tile) for crop in photo_crops(split, size)]
     number = {square: i for i, square in enumerate(dict.fromkeys(squares))}
@@ -235,8 +237,7 @@ def _tiles(name: str) -> list[tuple[int, int]]:
     if name not in TEST_PHOTOS:
         return list(_TILES[name])
     width, height = _photograph(name).size
-    grid = product(range(0, height - TILE + 1, TILE), range(0, width - TILE + 1, TILE))
-    return list(grid)
+    return [*product(range(0, height - TILE + 1, TILE), range(0, width - TILE + 1, TILE))]
 
 
 def _windows(name: str, scale: int, split: str, size: int) -> list[Crop]:
@@ -386,8 +387,7 @@ def _lsun_bedroom(split: str, root: Path, download: bool) -> _Source:
 
     def read(positions: np.ndarray) -> Iterator[Image.Image]:
         with database, database.begin() as transaction:
-            keys = transaction.cursor().iternext(values=False)
-            keys = list(islice(keys, int(positions.max()) + 1))
+            keys = [*islice(transaction.cursor().iternext(values=False), int(positions.max()) + 1)]
             for i in positions:
                 yield _decode(io.BytesIO(transaction.get(keys[i])), f"{folder}: image {i}")
 

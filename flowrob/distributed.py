@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from flowrob._checks import checked
 from flowrob.attacks.balls import column
 from flowrob.attacks.objectives import Composite, Objective
 
@@ -41,6 +42,7 @@ class Group:
         """Whether this process writes the files and shows the progress."""
         return self.rank == 0
 
+    @checked
     def rows(self, num_rows: int) -> slice:
         """Which of ``num_rows`` rows are this process's own."""
         return slice(self.rank, num_rows, self.size)
@@ -111,6 +113,7 @@ class Sharded(Composite):
         return _Shard.apply(x, self.log_prob, self.group)
 
 
+@checked
 def sharded(log_prob: Objective, group: Group) -> Objective:
     """The log_prob, its rows shared out if there are several processes."""
     return log_prob if group.size == 1 else Sharded(log_prob, group)

@@ -18,6 +18,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from flowrob._checks import checked
+
 # How sure a prediction is said to be, and how often such predictions ought to be right.
 SURENESS = {"a guess": None, "fairly sure": 0.75, "certain": 0.95}
 
@@ -28,6 +30,7 @@ class CheckFailed(AssertionError):
     """A sentence of a notebook that does not hold."""
 
 
+@checked
 def rounded(value: float, digits: int = 2) -> str:
     """A number in significant digits, as one would write it: no exponent up to a million.
 
@@ -46,6 +49,7 @@ def rounded(value: float, digits: int = 2) -> str:
     return f"{float(f'{mantissa}e{exponent}'):,.{max(digits - 1 - power, 0)}f}"
 
 
+@checked
 def times_less_probable(bits_per_dim: float, num_dims: int) -> str:
     """How many times less probable an image has become that costs so many more bits/dim.
 
@@ -117,6 +121,7 @@ class Prediction:
         return ipywidgets.VBox([question, radio, sure])
 
 
+@checked
 def predict(name: str, question: str, *, options: Sequence[str | float]) -> Prediction:
     """Ask before the result is shown. Returns at once; what was said earlier under ``name`` stays.
 
@@ -140,6 +145,7 @@ def predict(name: str, question: str, *, options: Sequence[str | float]) -> Pred
     return fresh
 
 
+@checked
 def outcome(name: str, truth: str | float, digits: int = 2) -> None:
     """Print what was predicted, what it is, and how far off that was.
 
@@ -153,7 +159,9 @@ def outcome(name: str, truth: str | float, digits: int = 2) -> None:
         ValueError: the truth is none of the options.
     """
     if name not in _PREDICTIONS:
-        raise LookupError(f"no prediction {name!r}: run its cell first ({list(_PREDICTIONS)})")
+        raise LookupError(
+            f"no prediction of name {name!r}: run its cell first ({list(_PREDICTIONS)})"
+        )
     asked = _PREDICTIONS[name]
     right, is_number = truth, not isinstance(truth, str)
     if is_number and all(not isinstance(option, str) for option in asked.options):
@@ -204,6 +212,7 @@ def calibration() -> None:
 # Verdicts as sentences ---
 
 
+@checked
 def check(
     sentence: str,
     *values: float,
@@ -239,6 +248,9 @@ def check(
         ValueError: placeholders and values do not match, nothing is expected, or noise without a
             bound.
     """
+    for value in values:
+        if math.prod(getattr(value, "shape", ())) != 1:
+            raise ValueError(f"values must be single numbers, got shape {tuple(value.shape)}")
     numbers = [getattr(value, "item", lambda value=value: value)() for value in values]
     if not numbers or sentence.count("{}") != len(numbers):
         raise ValueError(
@@ -275,6 +287,7 @@ def _bound(value: float) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
+@checked
 def verdicts(rows: Iterable[tuple[str, str, str, str]]):
     """The closing table: what the paper says, where, what we measured, and the verdict.
 
@@ -289,6 +302,12 @@ def verdicts(rows: Iterable[tuple[str, str, str, str]]):
 
     rows = list(rows)
     for row in rows:
+        if (
+            not isinstance(row, tuple | list)
+            or len(row) != 4
+            or not all(isinstance(cell, str) for cell in row)
+        ):
+            raise ValueError(f"rows must hold four texts each, got {row!r}")
         if not row[3].startswith(("agrees", "disagrees", "slip", "cannot say", "our question")):
             raise ValueError(f"{row[3]!r} is no verdict")
     return Markdown(pipe_table(["the paper says", "where", "we measured", "same?"], rows))
@@ -313,7 +332,10 @@ def grade(
         print("Your turn: put your answer into the cell above, run it, then run this one.")
         return
     for arguments in at:
-        expected = truth(*arguments) if callable(truth) else truth
+        try:
+            expected = truth(*arguments) if callable(truth) else truth
+        except TypeError as error:
+            raise TypeError(f"truth cannot be evaluated at {arguments}: {error}") from error
         try:
             answer = given(*arguments) if callable(given) else given
             gaps, scale = _gaps(answer, expected)

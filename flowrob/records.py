@@ -32,6 +32,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import flowrob
+from flowrob._checks import checked, require
 
 
 def check_writable(*paths: str | os.PathLike | None) -> None:
@@ -74,6 +75,7 @@ def _unwritable(error: Exception, path: Path) -> OSError:
                    str(path))  # fmt: skip
 
 
+@checked
 def write_whole(path: str | os.PathLike, write: Callable[[Path], object]) -> Path:
     """``write`` a file beside its place, then move it there: a reader sees the old or the new.
 
@@ -99,6 +101,7 @@ def write_whole(path: str | os.PathLike, write: Callable[[Path], object]) -> Pat
     return path
 
 
+@checked
 def digest(tensors: Mapping[str, Tensor], *texts: str) -> str:
     """SHA-256 of all of it: the texts, and names, dtypes, shapes and numbers of the tensors."""
     found = hashlib.sha256()
@@ -110,6 +113,7 @@ def digest(tensors: Mapping[str, Tensor], *texts: str) -> str:
     return found.hexdigest()
 
 
+@checked
 def write_tensors(
     path: str | os.PathLike, kind: str, tensors: Mapping[str, Tensor], words: Mapping[str, str]
 ) -> Path:
@@ -129,6 +133,7 @@ def write_tensors(
     return write_whole(path, lambda partial: save_file(whole, partial, metadata))
 
 
+@checked
 def read_tensors(
     path: str | os.PathLike, kind: str, words: Sequence[str]
 ) -> tuple[dict[str, str], dict[str, Tensor]]:
@@ -162,6 +167,7 @@ def read_tensors(
     return texts, tensors
 
 
+@checked
 @contextmanager
 def locked(path: str | os.PathLike) -> Iterator[None]:
     """While this runs, no other process may do the same with ``path``.
@@ -171,6 +177,7 @@ def locked(path: str | os.PathLike) -> Iterator[None]:
     Raises:
         OSError: another run holds it.
     """
+    require(os.fspath(path), "path", path, "the path of a file")
     path = Path(path)
     lock = path.with_name(path.name + ".lock")
     while True:
@@ -213,6 +220,7 @@ def _lock(file: IO) -> None:
                       stacklevel=4)  # fmt: skip
 
 
+@checked
 def write_json(path: str | os.PathLike | None, content: Mapping) -> None:
     """``content`` as JSON, whole or not at all; no path, no file."""
     if path is not None:
@@ -240,6 +248,7 @@ def plain(value: object) -> object:
     return value if value is None or isinstance(value, str | int | float) else str(value)
 
 
+@checked
 def circumstances(
     started: float, command: str, packages: Sequence[str] = ("numpy",), processes: int = 1
 ) -> dict:
@@ -274,6 +283,7 @@ def circumstances(
     }
 
 
+@checked
 def installed(package: str) -> str | None:
     """The version of an installed package, None where there is none."""
     try:
@@ -282,6 +292,7 @@ def installed(package: str) -> str | None:
         return None
 
 
+@checked
 def command_line(program: str, argv: Sequence[str]) -> str:
     """What was typed, without the folders, which mean nothing elsewhere.
 

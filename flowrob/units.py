@@ -15,7 +15,10 @@ from numbers import Real
 import torch
 from torch import Tensor
 
+from flowrob._checks import checked
 
+
+@checked
 def bits_per_dim(log_prob: Tensor, num_dims: int) -> Tensor:
     """Negative log-likelihood per dimension of 8-bit data: -log2 p(x) / D + 8.
 

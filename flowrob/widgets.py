@@ -24,6 +24,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from flowrob import data, lessons, plots
+from flowrob._checks import checked, numbers, require
 from flowrob.attacks import uniform_noise
 from flowrob.evaluation import activations
 from flowrob.flows import Flow
@@ -250,6 +251,7 @@ def stored_recipe(path: str | os.PathLike = _STORED) -> dict:
     return json.loads(read_tensors(path, "attack grid", ["recipe"])[0]["recipe"])
 
 
+@checked
 def attack_explorer(grid: dict) -> Explorer:
     """Attack a flow: every photograph at every eps, already attacked; the sliders only choose.
 
@@ -257,6 +259,7 @@ def attack_explorer(grid: dict) -> Explorer:
         grid: (model, change, eps) -> (images, their bits/dim), for all of ``ATTACK_EPS``; eps 0
             holds the photographs themselves.
     """
+    require(grid, "grid", grid, "a setting or more: (model, change, eps) -> (images, bits/dim)")
     models, changes = (list(dict.fromkeys(key[k] for key in grid)) for k in (0, 1))
     count = len(next(iter(grid.values()))[0])
     photographs = [(str(k + 1), k) for k in range(count)]
@@ -276,11 +279,17 @@ def attack_explorer(grid: dict) -> Explorer:
     )
 
 
+@checked
 def draw_attack(
     figure: Figure, grid: dict, photograph: int, eps: int, change: str, model: str
 ) -> str:
     """Draw one setting of :func:`attack_explorer`; the caption says how much less probable."""
+    require(
+        (model, change, eps) in grid, "grid", [*grid], f"a dict that has {(model, change, eps)}"
+    )
+    require((model, change, 0) in grid, "grid", [*grid], f"a dict that has {(model, change, 0)}")
     clean, before = grid[model, change, 0]
+    require(0 <= photograph < len(clean), "photograph", photograph, f"0 to {len(clean) - 1}")
     moved, after = grid[model, change, eps]
     x, result = clean[photograph], moved[photograph]
     old, new = before[photograph].item(), after[photograph].item()
@@ -298,12 +307,29 @@ def draw_attack(
     frame, left = {"fill": False, "ec": plots.ATTACK, "lw": 3}, photograph * size + 0.5
     places["strip"].add_patch(Rectangle((left, 0.5), size - 5, size - 5, **frame))
     landmarks = {"this photograph": round(old, 1), "knowing nothing": 8}
-    plots.thermometer(places["column"], new, landmarks, top=5e5)
+    thermometer(places["column"], new, landmarks, top=5e5)
     places["column"].set_title(f"{lessons.rounded(new)} bits/dim", loc="left", fontweight="bold")
     odds = lessons.times_less_probable(new - old, x.numel())
     return f"{model} Glow, {change} change of at most {eps}/256: <b>{odds}</b>"
 
 
+@checked
+def thermometer(ax: Axes, value: float, landmarks: dict[str, float], top: float = 1e5) -> Axes:
+    """NLL (bits/dim) as the height of a column, logarithmic, beside named landmarks."""
+    require(2 < top < np.inf, "top", top, "above 2, and finite")
+    color = plots.ATTACK if value > 8 else plots.DATA
+    ax.bar(0, np.clip(value, 2, top) - 2, 0.5, bottom=2, color=color)
+    ax.bar(0, top - 2, 0.5, bottom=2, facecolor="none", edgecolor=plots.THEORY, lw=1.2)
+    for text, height in landmarks.items():
+        ax.plot([-0.25, 0.4], [height] * 2, color=plots.THEORY, lw=1.2)
+        ax.text(0.45, height, f"{height:g} {text}", va="center", fontsize=9)
+    ax.set(yscale="log", ylim=(2, top), xlim=(-0.3, 3.2), xticks=[], ylabel="bits/dim")
+    ax.yaxis.set_major_formatter("{x:,g}")
+    ax.grid(visible=False)
+    return ax
+
+
+@checked
 def layer_explorer(flow: Flow, x: torch.Tensor, attacked: torch.Tensor) -> Explorer:
     """Walk through a flow, layer by layer, with an image and what an attack made of it.
 
@@ -344,6 +370,7 @@ class LayerWalk:
     drift: list[float]
 
 
+@checked
 def layer_walk(flow: Flow, x: torch.Tensor, attacked: torch.Tensor) -> LayerWalk:
     """Run one image and its attacked form through a flow, keeping every activation.
 
@@ -362,13 +389,16 @@ def layer_walk(flow: Flow, x: torch.Tensor, attacked: torch.Tensor) -> LayerWalk
     return LayerWalk(layers, clean, moved, drift)
 
 
+@checked
 def tiled(ax: Axes, h: torch.Tensor, scale: float | None = None, title: str = "") -> Axes:
     """The channels of one activation h, (C, H, W), side by side in grey: 0 is mid-grey."""
+    require(h.ndim == 3 and h.numel(), "h", tuple(h.shape), "one activation, (C, H, W)")
     rows = max(r for r in range(1, int(np.sqrt(len(h))) + 1) if len(h) % r == 0)
     pad = max(1, h.shape[-1] // 12)
     return plots.image_grid(ax, plots.signed(h, scale)[:, None], len(h) // rows, title, pad)
 
 
+@checked
 def drift(ax: Axes, levels, distance, chosen: int | None = None) -> Axes:
     """How far two inputs have come apart after each layer, relative to the input.
 
@@ -378,7 +408,9 @@ def drift(ax: Axes, levels, distance, chosen: int | None = None) -> Axes:
         distance: one value per layer, logarithmic.
         chosen: a layer to put a mark on.
     """
-    levels, distance = np.asarray(levels), np.asarray(distance)
+    levels = numbers("levels", levels, None)
+    distance = numbers("distance", distance, len(levels))
+    require(chosen is None or 0 <= chosen < len(levels), "chosen", chosen, "the index of a layer")
     ax.plot(np.arange(1, len(distance) + 1), distance, color=plots.ATTACK, marker=".", ms=5, lw=1.4)
     ax.set(xlabel="layer", ylabel="distance / distance at the input", yscale="log")
     for level in np.unique(levels):
@@ -394,10 +426,15 @@ def drift(ax: Axes, levels, distance, chosen: int | None = None) -> Axes:
     return ax
 
 
+@checked
 def draw_layer(figure: Figure, walk: LayerWalk, layer: int) -> str:
     """Draw one position of :func:`layer_explorer`; the caption says how far the two are apart."""
     places = figure.subplot_mosaic(
         [["clean", "attacked", "difference"], ["drift"] * 3], height_ratios=(1.5, 1)
+    )
+    count = len(walk.layers)
+    require(
+        0 <= layer < count, "layer", layer, f"the index of one of the {count} layers of the walk"
     )
     before, after = walk.clean[layer], walk.attacked[layer]
     scale = 3 * before.square().mean().sqrt().item()

@@ -23,6 +23,7 @@ from torch import Tensor
 
 import flowrob
 from flowrob import flows
+from flowrob._checks import checked
 from flowrob.flows import Flow, FlowMixture
 from flowrob.records import read_tensors, write_json, write_tensors
 
@@ -67,6 +68,7 @@ def _read(path: Path) -> tuple[dict, dict, dict[str, Tensor]]:
     return config, recipe, tensors
 
 
+@checked
 def recipe(name: str | os.PathLike) -> dict:
     """How the model was trained: data and range, loss, steps, seed, versions, duration.
 
@@ -199,6 +201,7 @@ def _check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
         )
 
 
+@checked
 def save(
     flow: Flow,
     path: str | os.PathLike,
@@ -231,6 +234,7 @@ def save(
     return write_tensors(path, "model", tensors, words)
 
 
+@checked
 def save_mixture(
     path: str | os.PathLike,
     parts: Mapping[str, str],

@@ -98,7 +98,7 @@ def test_predictions_refuse_early():
         asked.say("one", "very")
     with pytest.raises(ValueError, match="'three' is none"):
         outcome("a", "three")
-    with pytest.raises(LookupError, match="no prediction 'b'"):
+    with pytest.raises(LookupError, match="no prediction of name 'b'"):
         outcome("b", "one")
 
 

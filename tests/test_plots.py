@@ -12,7 +12,7 @@ import pytest
 import torch
 from matplotlib.colors import to_rgba
 
-from flowrob import plots
+from flowrob import plots, widgets
 
 MEAN, COVARIANCE = torch.tensor([1.0, -2.0]), torch.tensor([[2.0, 0.6], [0.6, 0.5]])
 
@@ -226,6 +226,7 @@ def test_a_field_draws_every_step_at_its_true_length(ax):
 def test_a_figure_is_shown_once_with_its_alt_text(monkeypatch):
     shown = []
     monkeypatch.setattr("IPython.display.display", lambda *a, **k: shown.append((a, k)))
+    monkeypatch.setattr("IPython.core.interactiveshell.InteractiveShell.initialized", lambda: True)
     figure, ax = plt.subplots(figsize=(2, 1), dpi=50)
     ax.plot([0, 1])
     alt = 'A line that rises, "steeply", to <1>.'
@@ -260,7 +261,7 @@ def test_every_colour_has_its_own_dash_or_marker():
 
 
 def test_a_thermometer_stands_at_its_value(ax):
-    plots.thermometer(ax, 100.0, {"knowing nothing": 8})
+    widgets.thermometer(ax, 100.0, {"knowing nothing": 8})
     column = ax.patches[0]
     assert column.get_y() + column.get_height() == pytest.approx(100)
     assert ax.texts[0].get_text() == "8 knowing nothing"

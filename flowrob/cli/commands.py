@@ -25,15 +25,19 @@ from pathlib import Path
 
 import flowrob
 from flowrob import flows, records, zoo
+from flowrob._checks import checked
 from flowrob.cli import paper_tables
 from flowrob.cli.recipes import LADDERS, OPTIONS, RECIPES, TABLES, USES
 from flowrob.cli.runs import Files, Run, attack_table, train_recipe
 from flowrob.training import TrainingDiverged
 
 
+@checked
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status (130: interrupted)."""
     argv = sys.argv[1:] if argv is None else list(argv)
+    if not all(isinstance(word, str) for word in argv):
+        raise TypeError(f"argv must hold texts, got {argv!r}")
     given = _parser().parse_args(argv)
     try:
         if given.command is models:

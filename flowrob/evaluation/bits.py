@@ -13,6 +13,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from flowrob._checks import checked
 from flowrob.attacks.starts import check_generator, check_integers
 from flowrob.units import bits_per_dim, check_dense, check_images, check_number
 
@@ -121,6 +122,7 @@ def bootstrap_interval(
     return _quantile(means, 0.5 - 0.5 * level), _quantile(means, 0.5 + 0.5 * level)
 
 
+@checked
 def paired_difference(
     first: Tensor,
     second: Tensor,

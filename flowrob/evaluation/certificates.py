@@ -18,6 +18,7 @@ import torch
 from scipy.stats import binom, norm
 from torch import Tensor
 
+from flowrob._checks import checked
 from flowrob.attacks import Objective
 from flowrob.attacks.balls import Box, check_box, clip
 from flowrob.attacks.objectives import check_callable
@@ -125,6 +126,7 @@ def certify_median(
     return Certificate(radii, median, lower, upper, float(sigma), confidence, num_samples, nan)
 
 
+@checked
 def order_statistic(p: float, num_samples: int, confidence: float) -> int:
     """The least k for which the k-th smallest of n samples is at least the p-quantile, so sure:
 
@@ -150,7 +152,7 @@ def order_statistic(p: float, num_samples: int, confidence: float) -> int:
     if not 0.0 < confidence < 1.0:
         raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
     if not 0.0 < p < 1.0:
-        raise ValueError(f"no sample bounds the {p:.9g}-quantile: take a smaller eps / sigma")
+        raise ValueError(f"p={p:.9g}: no sample bounds this quantile: take a smaller eps / sigma")
     rank = int(binom.ppf(confidence, num_samples, p)) + 1
     if rank > num_samples:
         needed = math.ceil(math.log1p(-confidence) / math.log(p))

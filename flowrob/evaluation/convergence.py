@@ -32,7 +32,9 @@ from torch import Tensor
 
 from flowrob.attacks import Objective, attack_images
 from flowrob.attacks.balls import column
+from flowrob.attacks.starts import check_integers
 from flowrob.evaluation.robustness import Protocol
+from flowrob.units import check_number
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,10 @@ class Budget:
 
     def __post_init__(self) -> None:
         counts = (self.first_steps, self.least_steps, self.patience)
+        gains = {"mean_gain": self.mean_gain, "image_gain": self.image_gain, "enough": self.enough}
+        check_number(max_steps=self.max_steps, **gains)
+        for name in ("first_steps", "least_steps", "patience"):
+            check_integers(1, **{name: getattr(self, name)})
         if min(counts) < 1 or self.max_steps < self.first_steps:
             raise ValueError(
                 "first_steps, least_steps and patience must be at least 1 and max_steps at least "

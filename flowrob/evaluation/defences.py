@@ -17,8 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from flowrob._checks import checked
 from flowrob.attacks import Objective
 from flowrob.attacks.objectives import Composite
+from flowrob.attacks.starts import check_integers
 from flowrob.distributed import Group, sharded
 from flowrob.evaluation.robustness import robustness_table
 from flowrob.flows import Flow
@@ -65,9 +67,12 @@ def mixture(*log_probs: Objective, weights: Sequence[float] | None = None) -> Mi
     >>> alike(torch.full((1, 2), 0.5)).abs().item() < 1e-6
     True
     """
+    if not all(callable(part) for part in log_probs):
+        raise TypeError(f"log_probs must be callables from x to log p(x), got {log_probs!r}")
     return Mixture(log_probs, log_of_weights(weights, len(log_probs)))
 
 
+@checked
 def mixture_bound(bits: Tensor, num_dims: int, weights: Sequence[float] | None = None) -> Tensor:
     """What no attack can drive a mixture above, image by image: min_k [b_k + log2(1/w_k) / D].
 
@@ -100,18 +105,23 @@ class Rebased(Composite):
 
     def __call__(self, x: Tensor) -> Tensor:
         """log q(x), shape (batch,), nats."""
-        z, log_det = self.flow.bijection(x)
+        z, log_det = self.flow._map(x)
         z, dims = z.flatten(1) / self.scale, self.flow.num_dims
-        if self.degrees == math.inf:
+        if self.degrees > 1e30:  # normal to every digit; z^2 / nu would underflow
             base = -0.5 * z.square().sum(1) - 0.5 * dims * math.log(2.0 * math.pi)
         else:
             nu = self.degrees
-            constant = math.lgamma(0.5 * (nu + 1.0)) - math.lgamma(0.5 * nu)
-            constant -= 0.5 * math.log(nu * math.pi)
+            if nu < 1e6:
+                constant = math.lgamma(0.5 * (nu + 1.0)) - math.lgamma(0.5 * nu)
+                constant -= 0.5 * math.log(nu * math.pi)
+            else:  # Stirling's series, where the difference of two lgammas loses its digits
+                constant = -0.5 * math.log(2.0 * math.pi) - 0.25 / nu
             base = dims * constant - 0.5 * (nu + 1.0) * torch.log1p(z.square() / nu).sum(1)
-        return base + log_det - dims * math.log(self.scale)
+        log_prob = base + log_det - dims * math.log(self.scale)
+        return self.flow._supported(x, log_prob)
 
 
+@checked
 def rebased(flow: Flow, scale: float = 1.0, degrees: float = math.inf) -> Rebased:
     """The log-density of a flow once its standard normal base is replaced, without training.
 
@@ -142,6 +152,7 @@ def rebased(flow: Flow, scale: float = 1.0, degrees: float = math.inf) -> Rebase
     return Rebased(flow, float(scale), float(degrees))
 
 
+@checked
 def uniform(x: Tensor) -> Tensor:
     """log p of the uniform density on [0, 1]^D: 0 inside, -inf outside.
 
@@ -178,6 +189,7 @@ class ChosenBase:
         return {self.parameter: self.value, **facts}
 
 
+@checked
 def choose_base(
     flow: Flow,
     parameter: str,
@@ -207,6 +219,7 @@ def choose_base(
             f'parameter must be "scale" or "degrees" and values hold some, got {parameter!r} and '
             f"{list(values)}"
         )
+    check_integers(1, eps=eps)
     tried = []
     for value in values:
         table = robustness_table(

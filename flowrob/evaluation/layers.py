@@ -16,6 +16,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
+from flowrob._checks import checked
 from flowrob.attacks.objectives import in_double
 from flowrob.attacks.starts import check_generator, check_integers
 from flowrob.evaluation.table import Table
@@ -67,6 +68,7 @@ class Anatomy:
         return Table(rows, "Where the bits/dim come from: mean change, latent norm and log-det")
 
 
+@checked
 def anatomy(flow: Flow, x: Tensor, x_attacked: Tensor) -> Anatomy:
     """Where inside the flow an attack acts, term by term of the change of variables:
 
@@ -106,6 +108,7 @@ def anatomy(flow: Flow, x: Tensor, x_attacked: Tensor) -> Anatomy:
     return Anatomy(walk.layers, latent, log_det, torch.stack(walk.seen) / start, total)
 
 
+@checked
 def activations(flow: Flow, x: Tensor) -> tuple[list[tuple[int, str]], list[Tensor]]:
     """What every layer makes of x, in the order in which the layers are applied:
 

@@ -21,6 +21,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from flowrob._checks import checked
 from flowrob.attacks import Objective
 from flowrob.attacks.objectives import Composite, check_callable
 from flowrob.units import bits_per_dim, check_images, check_number
@@ -39,7 +40,7 @@ class Typicality(Composite):
 
     def __call__(self, x: Tensor) -> Tensor:
         """The score, shape (batch,), bits/dim."""
-        return (bits_per_dim(self.log_prob(x), x[0].numel()) - self.mean).abs()
+        return (bits_per_dim(self.log_prob(x), x.shape[1:].numel()) - self.mean).abs()
 
 
 def typicality(log_prob: Objective, mean: float) -> Typicality:
@@ -75,6 +76,7 @@ def typicality(log_prob: Objective, mean: float) -> Typicality:
     return Typicality(log_prob, float(mean))
 
 
+@checked
 def codec_bits(images: Tensor) -> Tensor:
     """Bits/dim of the PNG file of each image: an upper bound of its complexity, without a model.
 
@@ -108,6 +110,7 @@ def codec_bits(images: Tensor) -> Tensor:
     return torch.tensor(sizes, dtype=torch.float64) / images[0].numel()
 
 
+@checked
 def complexity_corrected(bits: Tensor, images: Tensor) -> Tensor:
     """The score of Serra et al.: bits/dim of the model minus those of a lossless codec.
 

@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from flowrob._checks import checked
 from flowrob.attacks import Objective, attack_images
 from flowrob.evaluation.bits import check_eps, integer_noise
 from flowrob.evaluation.convergence import Budget, Search, converge
@@ -39,6 +40,7 @@ from flowrob.evaluation.robustness import Protocol, models_by_name, suspicions
 from flowrob.evaluation.table import Table
 
 
+@checked
 def schedules(steps: Iterable[int] = (20, 100), auto: bool | int = True) -> dict[str, dict]:
     """Attacks by name, as options of :func:`flowrob.attacks.attack_images`.
 
@@ -63,6 +65,7 @@ REDRAWN = "redrawn"  # the row of a randomised log_prob, in the place of the str
 ATTACKS = schedules()
 
 
+@checked
 def strongest_table(
     models: Objective | Mapping[str, Objective],
     images: Tensor,
@@ -138,6 +141,7 @@ def strongest_table(
     return hunt.run(progress).table("strongest", caption)
 
 
+@checked
 def converged_table(
     models: Objective | Mapping[str, Objective],
     images: Tensor,

@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from flowrob._checks import checked
 from flowrob.records import as_json
 
 
+@checked
 def pipe_table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     """A GitHub-flavoured Markdown table.
 
@@ -21,6 +23,10 @@ def pipe_table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     | --- | --- |
     | 8 | 5.84 |
     """
+    lines = list(lines)
+    for line in (head, *lines):
+        if not isinstance(line, Iterable) or not all(isinstance(cell, str) for cell in line):
+            raise TypeError(f"head and lines must hold texts alone, got {line!r}")
     whole = [head, ["---"] * len(head), *lines]
     return "\n".join("| " + " | ".join(line) + " |" for line in whole)
 

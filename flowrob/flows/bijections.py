@@ -28,6 +28,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from flowrob._checks import checked
+
 
 class Bijection(nn.Module):
     """An invertible map with a tractable log-determinant; the base class of the chapter."""
@@ -82,8 +84,11 @@ class ActNorm(Bijection):
 
     initialized: Tensor
 
+    @checked
     def __init__(self, num_channels: int):
         super().__init__()
+        if num_channels < 1:
+            raise ValueError(f"num_channels must be at least 1, got {num_channels}")
         self.bias = nn.Parameter(torch.zeros(num_channels))
         self.log_scale = nn.Parameter(torch.zeros(num_channels))
         self.register_buffer("initialized", torch.tensor(False))
@@ -142,8 +147,11 @@ class InvertibleConv1x1(Bijection):
     permutation: Tensor
     sign: Tensor
 
+    @checked
     def __init__(self, num_channels: int, generator: torch.Generator | None = None):
         super().__init__()
+        if num_channels < 1:
+            raise ValueError(f"num_channels must be at least 1, got {num_channels}")
         generator = generator or torch.Generator().manual_seed(0)
         gaussian = torch.randn(num_channels, num_channels, generator=generator, dtype=torch.float64)
         permutation, lower, upper = torch.linalg.lu(torch.linalg.qr(gaussian).Q)
@@ -236,6 +244,7 @@ class Logit(Bijection):
     Source: RealNVP (Dinh et al. 2017), section 4.1, which uses alpha = 0.05.
     """
 
+    @checked
     def __init__(self, alpha: float = 0.05):
         super().__init__()
         if not 0.0 < alpha < 0.5:
@@ -247,6 +256,11 @@ class Logit(Bijection):
         y = self.alpha + (1.0 - 2.0 * self.alpha) * x
         log_y, log_1my = y.log(), (1.0 - y).log()
         return log_y - log_1my, sum_per_sample(math.log(1.0 - 2.0 * self.alpha) - log_y - log_1my)
+
+    def outside(self, x: Tensor) -> Tensor:
+        """Which samples have a y outside (0, 1), where the density is 0; (batch,), NaN not."""
+        y = self.alpha + (1.0 - 2.0 * self.alpha) * x
+        return ((y <= 0.0) | (y >= 1.0)).flatten(1).any(1)
 
     def inverse(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """x = (y - alpha) / (1 - 2 alpha),  y = sigmoid(z).

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 from torch.nn.utils.parametrizations import weight_norm
 
+from flowrob._checks import checked, require
+
 
 class ZeroConv2d(nn.Conv2d):
     """A 3x3 convolution that starts at zero, with a learned gain: y = e^(3 g) (w * x + b).
@@ -27,6 +29,7 @@ class ZeroConv2d(nn.Conv2d):
 
     bias: nn.Parameter  # never None
 
+    @checked
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__(in_channels, out_channels, 3, padding=1)
         self.log_gain = nn.Parameter(torch.zeros(out_channels))
@@ -42,6 +45,7 @@ class ZeroConv2d(nn.Conv2d):
         return F.conv2d(x, self.weight * gain[:, None, None, None], self.bias * gain, padding=1)
 
 
+@checked
 def conv_net(
     in_channels: int, out_channels: int, width: int, generator: torch.Generator
 ) -> nn.Module:
@@ -93,6 +97,7 @@ class ResidualNet(nn.Module):
         generator: draws the weights.
     """
 
+    @checked
     def __init__(
         self,
         in_channels: int,
@@ -101,6 +106,9 @@ class ResidualNet(nn.Module):
         num_blocks: int,
         generator: torch.Generator,
     ):
+        sizes = {"in_channels": in_channels, "out_channels": out_channels, "width": width}
+        for name, size in {**sizes, "num_blocks": num_blocks}.items():
+            require(size >= 1, name, size, "at least 1")
         super().__init__()
         self.first = _normalized_conv(in_channels, width, generator)
         self.blocks = nn.ModuleList(
@@ -127,6 +135,7 @@ def _normalized_conv(in_channels: int, out_channels: int, generator: torch.Gener
     return weight_norm(_he_normal(conv, generator))
 
 
+@checked
 def mlp(n_in: int, n_out: int, width: int, generator: torch.Generator) -> nn.Module:
     """For a flow on the plane: two smooth hidden layers, and a last one that starts at zero.
 

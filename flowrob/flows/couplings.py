@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from flowrob._checks import checked
 from flowrob.flows.bijections import Bijection, sum_per_sample
 from flowrob.units import check_number
 
@@ -146,6 +147,7 @@ class MaskedCoupling(_Coupling):
         return x, -sum_per_sample(moved * log_scale)
 
 
+@checked
 def checkerboard(height: int, width: int, parity: int = 0) -> Tensor:
     """A (1, height, width) mask of ones where row + column + parity is even.
 

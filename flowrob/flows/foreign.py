@@ -60,7 +60,7 @@ def import_state_dict(
         ValueError: unknown layout, keys that are missing or belong to no part of this layout, or
             an image_shape that does not fit.
     """
-    if layout not in _LAYOUTS:
+    if not isinstance(layout, str) or layout not in _LAYOUTS:
         raise ValueError(f"layout must be one of {sorted(_LAYOUTS)}, got {layout!r}")
     rest = {key: value.detach().cpu() for key, value in state_dict.items()}
     try:

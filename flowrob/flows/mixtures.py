@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from flowrob._checks import checked
 from flowrob.flows.models import Flow
 from flowrob.units import bits_per_dim
 
@@ -32,8 +33,11 @@ def log_of_weights(weights: Sequence[float] | None, count: int) -> Tensor:
         ValueError: not one positive weight per part, or a sum that is not 1.
     """
     if count < 1:
-        raise ValueError("a mixture needs at least one part")
-    shares = [1.0 / count] * count if weights is None else [float(w) for w in weights]
+        raise ValueError("a mixture needs at least one part (bits: one row each)")
+    try:
+        shares = [1.0 / count] * count if weights is None else [float(w) for w in weights]
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"weights must hold one number per part, got {weights!r}") from error
     if len(shares) != count or min(shares) <= 0.0 or abs(sum(shares) - 1.0) > 1e-6:
         raise ValueError(
             f"weights must hold {count} positive numbers that sum to 1, one per part, got "
@@ -67,6 +71,10 @@ class FlowMixture(nn.Module):
         self, parts: Mapping[str, Flow] | Sequence[Flow], weights: Sequence[float] | None = None
     ):
         super().__init__()
+        if not isinstance(parts, Mapping | Sequence | nn.ModuleList) or isinstance(
+            parts, str | bytes
+        ):
+            raise TypeError(f"parts must be flows, in a list or by name, got {parts!r}")
         if not isinstance(parts, Mapping):
             parts = {str(index): part for index, part in enumerate(parts)}
         log_weights = log_of_weights(weights, len(parts))
@@ -127,6 +135,7 @@ class FlowMixture(nn.Module):
         """
         return (self.log_probs(x) + self.log_weights.to(x)[:, None]).softmax(0).T
 
+    @checked
     def sample(
         self, num_samples: int, generator: torch.Generator, temperature: float = 1.0
     ) -> Tensor:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from flowrob._checks import checked, require
 from flowrob.flows.bijections import (
     ActNorm,
     Bijection,
@@ -108,14 +109,21 @@ class Flow(nn.Module):
             x: ``(batch, *event_shape)``, floating point; images in [0, 1].
 
         Returns:
-            (batch,) log-densities.
+            (batch,) log-densities; -inf where the density is 0 (RealNVP, well outside [0, 1]).
 
         Raises:
             TypeError: x is not a floating-point tensor.
             ValueError: x has another shape than ``(batch, *event_shape)``.
         """
         z, log_det = self._map(x)
-        return standard_normal_log_prob(z) + log_det
+        return self._supported(x, standard_normal_log_prob(z) + log_det)
+
+    def _supported(self, x: Tensor, log_prob: Tensor) -> Tensor:
+        """-inf where a leading logit has no value for x: there the density is 0."""
+        layers = (m for m in self.modules() if not isinstance(m, Flow | Chain | nn.ModuleList))
+        first = next(layers, None)
+        outside = first.outside(x) if isinstance(first, Logit) else None
+        return log_prob if outside is None else log_prob.masked_fill(outside, -math.inf)
 
     def bits_per_dim(self, x: Tensor) -> Tensor:
         """-log2 p(x) / D + 8: the bits that one of an 8-bit image's D numbers costs.
@@ -142,13 +150,19 @@ class Flow(nn.Module):
         Raises:
             ValueError: z has not num_dims numbers per sample.
         """
+        check_dense(z, "z")
         if math.prod(z.shape[1:]) != self.num_dims:
             raise ValueError(
                 f"z must hold {self.num_dims} latents per sample, as encode(x) returns them, "
                 f"got shape {tuple(z.shape)}"
             )
-        return self.bijection.inverse(z)[0]
+        try:
+            return self.bijection.inverse(z)[0]
+        except (RuntimeError, ValueError) as error:
+            wanted = "of the shape and precision that encode(x) returns"
+            raise ValueError(f"z must be {wanted}, got {tuple(z.shape)}, {z.dtype}") from error
 
+    @checked
     def sample(
         self, num_samples: int, generator: torch.Generator, temperature: float = 1.0
     ) -> Tensor:
@@ -159,6 +173,7 @@ class Flow(nn.Module):
             generator: the only source of randomness; may live on another device than the flow.
             temperature: standard deviation of the latents; 1 samples the model itself.
         """
+        require(num_samples >= 0, "num_samples", num_samples, "at least 0")
         reference = next(self.parameters())
         probe = torch.zeros(1, *self.event_shape, dtype=reference.dtype, device=reference.device)
         with torch.no_grad():
@@ -187,8 +202,10 @@ def _holds_levels(chain: Chain) -> bool:
     return any(isinstance(bijection, MultiScale) for bijection in chain)
 
 
+@checked
 def standard_normal_log_prob(z: Tensor) -> Tensor:
     """``log N(z; 0, I) = -1/2 |z|^2 - (D/2) log(2 pi)``, shape (batch,)."""
+    require(z.dim() >= 2, "z", tuple(z.shape), "of shape (batch, ...)")
     z = z.flatten(1)
     return -0.5 * z.square().sum(1) - 0.5 * z.shape[1] * math.log(2.0 * math.pi)
 
@@ -370,29 +387,16 @@ def plane_flow(
     return Flow(Chain(layers), (2,), config)
 
 
+_PLAIN = {"min_scale": 0.0, "published_prior": True}  # without this package's deviations
 #: Glow and RealNVP at the sizes that their authors published: name -> (builder, its arguments).
 PUBLISHED: dict[str, tuple[Callable[..., Flow], dict]] = {
     "glow-cifar10": (
         glow,
-        {
-            "image_shape": (3, 32, 32),
-            "num_levels": 3,
-            "num_steps": 32,
-            "width": 512,
-            "min_scale": 0.0,
-            "published_prior": True,
-        },
+        {"image_shape": (3, 32, 32), "num_levels": 3, "num_steps": 32, "width": 512, **_PLAIN},
     ),
     "glow-64": (  # CelebA and LSUN; four levels, as Kingma and Dhariwal use at 64 x 64
         glow,
-        {
-            "image_shape": (3, 64, 64),
-            "num_levels": 4,
-            "num_steps": 48,
-            "width": 512,
-            "min_scale": 0.0,
-            "published_prior": True,
-        },
+        {"image_shape": (3, 64, 64), "num_levels": 4, "num_steps": 48, "width": 512, **_PLAIN},
     ),
     "realnvp-cifar10": (  # section 4.1: 8 residual blocks, 64 feature maps, downscaled once
         realnvp,
@@ -405,6 +409,7 @@ PUBLISHED: dict[str, tuple[Callable[..., Flow], dict]] = {
 }
 
 
+@checked
 def published(name: str) -> Flow:
     """Glow or RealNVP at a size that its authors published, untrained.
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from flowrob._checks import checked
 from flowrob.flows.bijections import InvertibleConv1x1
 from flowrob.flows.models import Flow
 
@@ -43,6 +44,7 @@ class Invertibility:
         return "\n".join(lines)
 
 
+@checked
 def invertibility(flow: Flow, x: Tensor) -> Invertibility:
     """Round-trip error of ``flow`` on ``x`` in both precisions, and its matrices' conditions.
 
@@ -56,6 +58,8 @@ def invertibility(flow: Flow, x: Tensor) -> Invertibility:
     Returns:
         An :class:`Invertibility`. An error that is not finite is reported as infinity.
     """
+    if not flow._check(x).numel():
+        raise ValueError(f"x must hold samples, got shape {tuple(x.shape)}")
     errors = []
     with torch.no_grad():
         for dtype in (torch.float32, torch.float64):

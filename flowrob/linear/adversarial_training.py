@@ -18,6 +18,7 @@ from collections.abc import Callable
 
 import torch
 
+from flowrob._checks import checked, require
 from flowrob.linear.frontier import (
     is_sphere,
     normal_points,
@@ -26,9 +27,10 @@ from flowrob.linear.frontier import (
     worst_step,
 )
 from flowrob.linear.gaussian import GaussianFlow, worst_case
-from flowrob.linear.sphere import check_mixing, procedure_name, require, spherical_growth
+from flowrob.linear.sphere import check_mixing, procedure_name, spherical_growth
 
 
+@checked
 def retrain(
     flow: GaussianFlow,
     radius: float,
@@ -94,6 +96,7 @@ def retrain(
     return [flow, *(with_spectrum(flow, spectrum) for spectrum in spectra[1:])]
 
 
+@checked
 def universal_drop(truth: GaussianFlow, model: GaussianFlow, radius: float) -> float:
     """``max_{|delta| <= radius} E_truth[L(x) - L(x + delta)]``, in nats: one delta for all x.
 
@@ -108,6 +111,7 @@ def universal_drop(truth: GaussianFlow, model: GaussianFlow, radius: float) -> f
     return float(worst_case(model, truth.mean[None], radius).drop)
 
 
+@checked
 def universal_training(
     flow: GaussianFlow,
     radius: float,

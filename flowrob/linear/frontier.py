@@ -22,8 +22,10 @@ import numpy as np
 import torch
 from scipy import optimize
 
-from flowrob.linear.gaussian import GaussianFlow, worst_case
-from flowrob.linear.sphere import require, sensitivity, variance_growth
+from flowrob._checks import checked, require
+from flowrob.linear.gaussian import GaussianFlow, _real, worst_case
+from flowrob.linear.sphere import sensitivity, variance_growth
+from flowrob.units import check_number
 
 
 class TradeOff(NamedTuple):
@@ -56,6 +58,7 @@ class ParetoPoint(NamedTuple):
     certificate: float
 
 
+@checked
 def trade_off(
     truth: GaussianFlow,
     model: GaussianFlow,
@@ -95,6 +98,7 @@ def trade_off(
     return TradeOff(drop, float(attacked.drop.mean()))
 
 
+@checked
 def certificate(
     truth: GaussianFlow,
     model: GaussianFlow,
@@ -129,6 +133,7 @@ def certificate(
     return float(0.5 * (q - 1 - q.log()).sum())
 
 
+@checked
 def pareto_frontier(
     flow: GaussianFlow,
     radius: float,
@@ -212,8 +217,14 @@ def water_filling(eigenvalues, radius: float) -> torch.Tensor:
     >>> water_filling([0.1, 0.5, 1.0, 2.0], 0.8)
     tensor([0.6200, 0.6200, 1.0000, 2.0000], dtype=torch.float64)
     """
-    lam = torch.as_tensor(eigenvalues, dtype=torch.float64)
-    require(lam.ndim == 1 and bool((lam > 0).all()), "eigenvalues", eigenvalues, "positive, (n,)")
+    check_number(radius=radius)
+    lam = _real(eigenvalues, "eigenvalues").to(torch.float64)
+    require(
+        lam.ndim == 1 and len(lam) > 0 and bool((lam > 0).all()),
+        "eigenvalues",
+        eigenvalues,
+        "positive, (n,)",
+    )
     require(math.isfinite(radius) and radius >= 0, "radius", radius, "finite and non-negative")
     ascending = lam.sort().values
     counts = torch.arange(1, len(lam) + 1, dtype=torch.float64)
@@ -241,6 +252,7 @@ def is_sphere(flow: GaussianFlow) -> bool:
 
 def normal_points(n: int, count: int, generator: torch.Generator | None):
     """(count, n) scrambled Sobol points of N(0, I); without a generator, always the same ones."""
+    require(count >= 0, "num_samples", count, "at least 0")
     generator = generator or torch.Generator().manual_seed(0)
     seed = int(torch.randint(2**31, (1,), generator=generator))
     sobol = torch.quasirandom.SobolEngine(n, scramble=True, seed=seed)

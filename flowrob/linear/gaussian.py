@@ -36,6 +36,8 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
+from flowrob._checks import checked, require
+
 EPS = torch.finfo(torch.float64).eps
 TINY = 1e-290  # stands for t = 0 in 1 / (w_i + t), where b_i = w_i = 0 may meet
 CHUNK = 2**19  # numbers per work array: large enough for fast matrix products, small in memory
@@ -134,10 +136,8 @@ class GaussianFlow(torch.nn.Module):
             ValueError: K is singular: N <= n, or constant or dependent features.
         """
         x = _real(_points(x), "x").to(torch.float64)
-        if not 0 <= ridge < math.inf:
-            raise ValueError(f"ridge must be finite and >= 0, not {ridge}: it is a variance")
-        if x.dim() < 2 or x.numel() == 0:
-            raise ValueError(f"x must hold points, shape (N, n), not {tuple(x.shape)}")
+        require(0 <= ridge < math.inf, "ridge", ridge, "finite and >= 0: it is a variance")
+        require(x.dim() >= 2 and x.numel() > 0, "x", tuple(x.shape), "points, shape (N, n)")
         x = x.flatten(1)
         count, n = x.shape
         mean = x.mean(0)
@@ -156,6 +156,8 @@ class GaussianFlow(torch.nn.Module):
         return cls.from_eigen(mean, variances + ridge, rows.T)
 
     def _set(self, mean: Tensor, covariance: Tensor, eigenvalues: Tensor, vectors: Tensor) -> None:
+        if not (eigenvalues.isfinite().all() and covariance.isfinite().all()):
+            raise ValueError("covariance is too large for float64: measure x in larger units")
         largest = vectors.abs().argmax(0, keepdim=True)
         vectors = vectors * vectors.gather(0, largest).sign()  # the same U on every machine
         self.register_buffer("mean", mean.detach().to(torch.float64, copy=True))
@@ -191,6 +193,7 @@ class GaussianFlow(torch.nn.Module):
         log_volume = self.eigenvalues.log().sum() + len(self.mean) * math.log(2 * math.pi)
         return -0.5 * (square + log_volume)
 
+    @checked
     def sample(self, num_samples: int, generator: Generator) -> Tensor:
         """x = mu + U diag(lam)^1/2 z, z ~ N(0, I): (num_samples, n), float64.
 
@@ -198,6 +201,7 @@ class GaussianFlow(torch.nn.Module):
             num_samples: how many.
             generator: the only source of randomness; draws on its own device.
         """
+        require(num_samples >= 0, "num_samples", num_samples, "at least 0")
         return self.decode(_normal(num_samples, len(self.mean), generator).to(self.mean.device))
 
 
@@ -349,6 +353,8 @@ def _extreme(flow, x, radius, *, best: bool, generator: Generator | None) -> Per
     eta = torch.where(radius > 0, excess + (not best), math.inf) * (sign / (2 * lam[0]))
     nats = radius.square() * (sign / (2 * lam[0]))
     parts = drop * nats + 0.0, eta + 0.0, hard & (radius > 0), bound * nats + 0.0  # no -0.0
+    if not (parts[0].isfinite().all() and parts[3].isfinite().all()):
+        raise ValueError(f"radius must be less, got {radius.max():.3g}: the drop overflows")
     return Perturbation(delta.reshape(x.shape), *parts)
 
 
@@ -427,11 +433,9 @@ def _points(x, name: str = "x") -> Tensor:
 
 def _radius(radius, count: int, device: torch.device) -> Tensor:
     radius = _real(radius, "radius").to(device, torch.float64)
-    if radius.shape not in ((), (count,)):
-        shape = tuple(radius.shape)
-        raise ValueError(f"radius must be a number or one per point, shape ({count},), not {shape}")
-    if (radius < 0).any():
-        raise ValueError(f"radius must be >= 0, not {radius.min().item()}: it is a length")
+    one_each = radius.shape in ((), (count,))
+    require(one_each, "radius", tuple(radius.shape), f"a number or one per point, shape ({count},)")
+    require(not (radius < 0).any(), "radius", radius.tolist(), ">= 0, a length")
     return radius.expand(count)
 
 
@@ -441,9 +445,6 @@ def _check_flow(flow) -> None:
 
 
 def _check_shapes(mean: Tensor, matrix: Tensor, name: str) -> None:
-    n = len(mean) if mean.dim() == 1 else 0
-    if n == 0 or matrix.shape != (n, n):
-        raise ValueError(
-            f"mean must have shape (n,) with n >= 1 and {name} shape (n, n), "
-            f"not {tuple(mean.shape)} and {tuple(matrix.shape)}"
-        )
+    n, shapes = len(mean) if mean.dim() == 1 else 0, (tuple(mean.shape), tuple(matrix.shape))
+    fits = n > 0 and shapes[1] == (n, n)
+    require(fits, f"mean and {name}", shapes, "of shapes (n,) and (n, n), n >= 1")

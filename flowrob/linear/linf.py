@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import torch
 
+from flowrob._checks import checked
 from flowrob.linear.gaussian import GaussianFlow, worst_case
 
 
@@ -34,6 +35,7 @@ class LinfPerturbation(NamedTuple):
     upper_bound: torch.Tensor
 
 
+@checked
 def worst_case_linf(
     flow: GaussianFlow,
     x: torch.Tensor,
@@ -84,6 +86,7 @@ def worst_case_linf(
     return LinfPerturbation(best, best_drop, linf_bound(flow, x, radius))
 
 
+@checked
 def linf_bound(flow: GaussianFlow, x: torch.Tensor, radius: float) -> torch.Tensor:
     """The lesser of two bounds on the drop of a perturbation in the l_inf ball:
 

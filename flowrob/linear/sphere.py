@@ -21,9 +21,12 @@ import math
 import numpy as np
 from scipy import optimize, special
 
+from flowrob._checks import checked, require
+
 PROCEDURES = {"a": "rescaled", "b": "redrawn", "c": "accumulated", "d": "fixed"}
 
 
+@checked
 def chi_mean(n: int) -> float:
     """kappa_n = E chi_n = sqrt(2) Gamma((n + 1) / 2) / Gamma(n / 2), the mean length of N(0, I_n).
 
@@ -65,6 +68,7 @@ def variance_growth(eps: float, sigma: float, n: int) -> float:
     >>> round(variance_growth(eps=1.0, sigma=3.0, n=10), 4)
     0.2167
     """
+    check_real(eps=eps, sigma=sigma)
     require(bool(np.all(np.asarray(eps) >= 0)), "eps", eps, "non-negative")
     require(bool(np.all(np.asarray(sigma) > 0)), "sigma", sigma, "positive")
     e = eps / sigma
@@ -84,7 +88,9 @@ def natural_drop(v: float, n: int) -> float:
     >>> round(float(natural_drop(2.0, n=10)), 4)
     0.9657
     """
+    check_real(v=v)
     require(bool(np.all(np.asarray(v) > 0)), "v", v, "a positive ratio of variances")
+    require(isinstance(n, int) and n >= 1, "n", n, "a whole number of dimensions, at least 1")
     return n / 2 * (np.log(v) + 1 / v - 1)
 
 
@@ -102,10 +108,12 @@ def sensitivity(v: float, eps: float, sigma: float, n: int) -> float:
     >>> round(sensitivity(2.0, eps=1.0, sigma=1.0, n=10), 4)
     1.7922
     """
+    check_real(v=v)
     require(bool(np.all(np.asarray(v) > 0)), "v", v, "a positive ratio of variances")
     return n * variance_growth(eps, sigma, n) / (2 * v)
 
 
+@checked
 def spherical_growth(
     eps: float,
     sigma: float,
@@ -153,6 +161,7 @@ def spherical_growth(
     return np.array(growth)
 
 
+@checked
 def failure_probability(v: float, eps: float, sigma: float, n: int, max_drop: float) -> float:
     """P(drop > max_drop) = P(chi_n > (2 v max_drop - e^2) / (2 e)), exactly.
 
@@ -170,6 +179,7 @@ def failure_probability(v: float, eps: float, sigma: float, n: int, max_drop: fl
     return _chi_survival((2 * v * max_drop - e * e) / (2 * e), n) if e > 0 else 0.0
 
 
+@checked
 def rounds_for(
     eps: float,
     sigma: float,
@@ -233,6 +243,7 @@ def rounds_for(
     return rounds
 
 
+@checked
 def stability_limit(n: int, hybrid_weight: float = 0.0, damping: float = 0.0) -> float:
     """The e = eps / sigma above which procedure (d) oscillates around a spherical truth.
 
@@ -281,10 +292,15 @@ def check_mixing(rounds: int, hybrid_weight: float, damping: float) -> None:
     require(0 <= damping < 1, "damping", damping, "a share in [0, 1)")
 
 
-def require(holds: bool, name: str, value: object, remedy: str) -> None:
-    """ValueError "name must be remedy, got value" unless the condition holds."""
-    if not holds:
-        raise ValueError(f"{name} must be {remedy}, got {value!r}")
+def check_real(**values: object) -> None:
+    """Raise a TypeError unless each is a real number or an array of real numbers."""
+    for name, value in values.items():
+        try:
+            kind = np.asarray(value).dtype.kind
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(f"{name} must be real numbers, got {value!r}") from error
+        if kind not in "fiu" or isinstance(value, list | tuple):
+            raise TypeError(f"{name} must be real numbers, got {value!r}")
 
 
 # scipy.stats.chi says the same to the last digit, and takes a second to import.

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from flowrob.distributed import Group
+from flowrob.units import check_number
 
 WINDOW = 50  # steps over which a median tells an explosion from the bad luck of single batches
 
@@ -38,6 +39,7 @@ class Guard:
     explode_above: float = 10.0
 
     def __post_init__(self) -> None:
+        check_number(explode_above=self.explode_above)
         if not self.explode_above > 1.0:
             raise ValueError(f"explode_above must be greater than 1, got {self.explode_above}")
 

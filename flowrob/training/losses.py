@@ -26,6 +26,7 @@ from flowrob.distributed import Group
 from flowrob.flows import Flow
 from flowrob.training.batches import Batch, Batches, mirror, step_generator
 from flowrob.training.visits import KINDS, Fresh, Memory
+from flowrob.units import check_number
 
 SHARES = {"clean": 0.0, "hybrid": 0.5, "adversarial": 1.0}
 ATTACK_DTYPES = {None: None, "bfloat16": torch.bfloat16}
@@ -73,6 +74,7 @@ class Loss:
     memory: Memory = Fresh()  # noqa: RUF009 (frozen)
 
     def __post_init__(self) -> None:
+        check_number(share=self.share, random_eps=self.random_eps, eps=self.eps)
         for name in ("share", "random_eps"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(
@@ -83,7 +85,7 @@ class Loss:
         least = {"eps_warmup_steps": 0, "attack_warmup_steps": 0, "attack_steps": 1}
         for name, value in least.items():
             check_integers(value, **{name: getattr(self, name)})
-        if self.attack_dtype not in ATTACK_DTYPES:
+        if self.attack_dtype is not None and self.attack_dtype not in [*ATTACK_DTYPES]:
             raise ValueError(
                 f"attack_dtype must be one of {[*ATTACK_DTYPES]}, got {self.attack_dtype!r}"
             )

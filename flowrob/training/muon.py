@@ -23,6 +23,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from flowrob._checks import checked
+
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
@@ -60,6 +62,7 @@ class Muon(torch.optim.Adam):
         momentum: of the kernels, in Nesterov's form.
     """
 
+    @checked
     def __init__(self, params: Iterable[Tensor], lr: float = 1e-3, momentum: float = 0.95):
         super().__init__(params, lr=lr)
         self.momentum = momentum

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from flowrob.attacks.gradient import cosine
+from flowrob.attacks.starts import check_integers
 from flowrob.flows import Flow
 from flowrob.training.muon import Muon
+from flowrob.units import check_number
 
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamax": torch.optim.Adamax, "muon": Muon}
 
@@ -41,10 +43,14 @@ class Update:
     ema_decay: float = 0.99
 
     def __post_init__(self) -> None:
-        if self.optimizer not in OPTIMIZERS:
+        check_number(
+            learning_rate=self.learning_rate,
+            max_grad_norm=self.max_grad_norm,
+            ema_decay=self.ema_decay,
+        )
+        check_integers(0, warmup_steps=self.warmup_steps)
+        if not isinstance(self.optimizer, str) or self.optimizer not in OPTIMIZERS:
             raise ValueError(f"optimizer must be one of {[*OPTIMIZERS]}, got {self.optimizer!r}")
-        if self.warmup_steps < 0:
-            raise ValueError(f"warmup_steps must be at least 0, got {self.warmup_steps}")
         if not self.learning_rate >= 0.0:  # at 0 the weights stay, and their loss is recorded
             raise ValueError(f"learning_rate must be at least 0, got {self.learning_rate}")
         if not (0.0 <= self.ema_decay < 1.0 and self.max_grad_norm > 0.0):
