@@ -43,7 +43,7 @@ def checked(function: F) -> F:
     def call(*args: Any, **options: Any) -> Any:
         for name, value in signature.bind(*args, **options).arguments.items():
             if name in fits() and not fits()[name](value):
-                wanted = signature.parameters[name].annotation
+                wanted = _words(function, name, signature)
                 raise TypeError(
                     f"{name} must be {wanted}, got {type(value).__name__} {reprlib.repr(value)}"
                 )
@@ -113,6 +113,14 @@ def _fits(function: Callable, signature: inspect.Signature) -> dict[str, Callabl
     hints = {name: outer(hint) for name, hint in typing.get_type_hints(function).items()}
     alone = [p.name for p in signature.parameters.values() if not str(p).startswith("*")]
     return {n: functools.partial(is_bearable, hint=hints[n]) for n in alone if n in hints}
+
+
+def _words(function: Callable, name: str, signature: inspect.Signature) -> str:
+    """The annotation; of a class of this package also the chapter that has it."""
+    hint = typing.get_type_hints(function)[name]
+    chapter = ".".join(getattr(hint, "__module__", "").split(".")[:2])
+    ours = inspect.isclass(hint) and chapter.startswith("flowrob.")
+    return f"a {chapter}.{hint.__name__}" if ours else signature.parameters[name].annotation
 
 
 def _is_number(value: Any) -> bool:

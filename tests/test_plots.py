@@ -270,6 +270,7 @@ def test_a_thermometer_stands_at_its_value(ax):
 def test_figures_are_opaque_so_that_dark_pages_do_not_swallow_their_labels(monkeypatch):
     shown = []
     monkeypatch.setattr("IPython.display.display", lambda *a, **k: shown.append(a[0]))
+    monkeypatch.setattr("IPython.core.interactiveshell.InteractiveShell.initialized", lambda: True)
     with plt.rc_context({"savefig.transparent": True, "figure.facecolor": "none"}):
         plots.use_style()
         figure, _ = plt.subplots(figsize=(2, 1), dpi=50)

@@ -122,7 +122,7 @@ def test_errors_say_what_to_do(tmp_path):
         zoo.load(path)
     with pytest.raises(ValueError, match="has no config"):
         zoo.save(flows.Flow(ActNorm(2), (2,)), tmp_path / "model.safetensors", {})
-    with pytest.raises(ValueError, match="has no config"):
+    with pytest.raises(TypeError, match=r"flow must be a flowrob\.flows\.Flow"):
         zoo.save(ActNorm(2), tmp_path / "model.safetensors", {})
 
 
