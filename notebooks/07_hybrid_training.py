@@ -167,14 +167,14 @@ check("under 20 steps at eps 8 the clean model is {} bits/dim worse than the hyb
 # Where the budget ends first it is written $\ge$.
 
 # %% tags=["predict"]
-predict("patience", "At eps 8, ascents from several starts, of up to 640 steps: how many bits/dim "
+predict("patience", "At eps 8, ascents from several starts, of up to 320 steps: how many bits/dim "
         "more than 20 steps do they find against the hybrid?", options=[0.01, 0.1, 1])  # fmt: skip
 
 # %%
 fought = {m: models[m].log_prob for m in ("adversarial", "hybrid")}
 few = test[:10]
 long = converged_table(
-    fought, few, (0, 8), generator=torch.Generator().manual_seed(0), budget=Budget(10, 640)
+    fought, few, (0, 8), generator=torch.Generator().manual_seed(0), budget=Budget(10, 320)
 )
 curves = {m: long.settings["curves"][f"{m}, 8"] for m in fought}
 worst = {m: long.by_eps(m)[1] for m in fought}
