@@ -55,8 +55,9 @@ plots.show(figure, "Three panels: against adversarial models attacks find the sa
 # %% [markdown]
 # Six Glows that ship with this package, under attacks that go on. What the attack finds against an
 # adversarial model it finds at once. Against the hybrid ones it finds more and more: hybrid training, as
-# it stands, still [hides](../docs/glossary.md#hides) from short attacks, and its robustness is a matter of the attacker's patience.
-# This notebook shows how that comes about, and a density that does not need the attacker to be lazy.
+# it stands, still [hides](../docs/glossary.md#hides) from short attacks, and its robustness is a matter of
+# the attacker's patience. This notebook shows how that comes about, and a density that does not need the
+# attacker to be lazy.
 #
 # ## 1. One loss, three mixtures of it
 #
