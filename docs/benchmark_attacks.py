@@ -132,9 +132,9 @@ def section_price(run: dict) -> str:
         best = max(last, key=last.__getitem__)
         verdict += f" In the end {best} has found most, {last[best]:.1%}"
         verdict += "." if best == price.SEARCH else (
-            f", the search {last[price.SEARCH]:.1%}: it spends a third on shorter ascents and "
-            "other starts, to know how long it must go on; one ascent of all its gradients is "
-            "longer."
+            f", the search {last[price.SEARCH]:.1%}: one long ascent is worth more here than the "
+            "several shorter ones of a round. The search of today spends its gradients on longer "
+            "ascents (`evaluation.Budget`); this record is older."
         )  # fmt: skip
         parts += [markdown(lines, numbers=len(titles)), verdict]
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"

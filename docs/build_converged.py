@@ -24,13 +24,13 @@ ROOT = Path(__file__).parents[1]
 HEAD = """# Numbers that survive a longer attack
 
 A number under attack is a lower bound. Here every robust model that ships is attacked at eps {eps},
-alone, until longer attacks find no more. A first round makes seven ascents of {first} steps, from
-several starts and with several step lengths. As long as a round gains, the next makes one of
-Auto-PGD, four times as long and from a fresh start, beside one as long as before of the kind that
-found most; one that does not is followed by all seven. The search has converged once two rounds in
-a row, the last with all seven, gain less than {mean_gain} bits/dim in the mean and {image_gain} on
-every image; where ascents of {most} steps still gain, the row says `>=`. Images that gain nothing
-any more drop out, so that a model which does not hide costs little.
+alone, until longer attacks find no more: seven ascents a round, from several starts and with
+several step lengths, of {first}, {second}, {third}, ... steps, until two rounds in a row gain less
+than {mean_gain} bits/dim in the mean and {image_gain} on every image, or after {most} steps. A row
+is *converged*, or `>=` where the budget ended first. Images that gain nothing any more drop out, so
+that a model which does not hide costs little. Since this record was made the search spends its
+gradients on longer ascents (`evaluation.Budget`), which find more of what hides: its numbers are
+lower bounds the more.
 
 {limit} images of each set ({data}), one seed. This file is written by
 `python docs/build_converged.py` from `results/converged.json`: `{command}`, {minutes:.0f} minutes
@@ -137,6 +137,8 @@ def render(results: Path = ROOT / "results") -> str:
     head = HEAD.format(
         eps=settings["eps"],
         first=first,
+        second=2 * first,
+        third=4 * first,
         mean_gain=budget["mean_gain"],
         image_gain=budget["image_gain"],
         most=budget["max_steps"],

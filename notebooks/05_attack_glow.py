@@ -385,7 +385,7 @@ grid = [r for r in json.loads(path.read_text(encoding="utf-8"))["rows"] if "mean
 rows = [r for r in grid if r["set"] == "photos"]  # CIFAR-10 looks alike: the page has it
 names = {("bounded", "bounded"): "both bounded", ("bounded", "free"): "prior free",
          ("free", "bounded"): "couplings free", ("free", "free"): "both free, as published"}  # fmt: skip
-figure, axes = plt.subplots(1, 3, figsize=(10.5, 3.8), sharey=True)
+figure, axes = plt.subplots(1, 3, figsize=(10.5, 3.8), sharex=True, sharey=True)
 colors, styles = (plots.DATA, plots.RAISE, plots.HYBRID, plots.ATTACK), ("o-", "s--", "^-.", "D:")
 for ax, optimizer in zip(axes, ("adam", "adamax", "muon"), strict=True):
     for form, color, style in zip(names, colors, styles, strict=True):

@@ -55,8 +55,9 @@ plots.show(figure, "Three panels: against adversarial models attacks find the sa
 # %% [markdown]
 # Six Glows that ship with this package, under attacks that go on. What the attack finds against an
 # adversarial model it finds at once. Against the hybrid ones it finds more and more: hybrid training, as
-# it stands, still [hides](../docs/glossary.md#hides) from short attacks, and its robustness is a matter of the attacker's patience.
-# This notebook shows how that comes about, and a density that does not need the attacker to be lazy.
+# it stands, still [hides](../docs/glossary.md#hides) from short attacks, and its robustness is a matter of
+# the attacker's patience. This notebook shows how that comes about, and a density that does not need the
+# attacker to be lazy.
 #
 # ## 1. One loss, three mixtures of it
 #
@@ -167,14 +168,14 @@ check("under 20 steps at eps 8 the clean model is {} bits/dim worse than the hyb
 # Where the budget ends first it is written $\ge$.
 
 # %% tags=["predict"]
-predict("patience", "At eps 8, ascents from several starts, of up to 640 steps: how many bits/dim "
+predict("patience", "At eps 8, ascents from several starts, of up to 320 steps: how many bits/dim "
         "more than 20 steps do they find against the hybrid?", options=[0.01, 0.1, 1])  # fmt: skip
 
 # %%
 fought = {m: models[m].log_prob for m in ("adversarial", "hybrid")}
 few = test[:10]
 long = converged_table(
-    fought, few, (0, 8), generator=torch.Generator().manual_seed(0), budget=Budget(10, 640)
+    fought, few, (0, 8), generator=torch.Generator().manual_seed(0), budget=Budget(10, 320)
 )
 curves = {m: long.settings["curves"][f"{m}, 8"] for m in fought}
 worst = {m: long.by_eps(m)[1] for m in fought}
