@@ -31,8 +31,9 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from flowrob._checks import checked
+from flowrob._checks import checked, require
 from flowrob.attacks import Objective, attack_images
+from flowrob.attacks.starts import check_integers
 from flowrob.evaluation.bits import check_eps, integer_noise
 from flowrob.evaluation.convergence import Budget, Search, converge
 from flowrob.evaluation.defences import Mixture, mixture_bound
@@ -53,6 +54,10 @@ def schedules(steps: Iterable[int] = (20, 100), auto: bool | int = True) -> dict
     ['pgd-20', 'auto-pgd-50']
     """
     steps = list(steps)
+    for n in steps:
+        check_integers(1, steps=n)
+    check_integers(0, auto=int(auto))
+    require(steps or auto is not True, "steps", steps, "at least one number")
     attacks = {f"pgd-{n}": {"num_steps": n} for n in steps}
     longest = max(steps) if auto is True else int(auto)
     options = {"num_steps": longest, "schedule": "auto", "start": "random"}
