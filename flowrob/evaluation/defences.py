@@ -143,8 +143,6 @@ def rebased(flow: Flow, scale: float = 1.0, degrees: float = math.inf) -> Rebase
         TypeError: flow is not a Flow.
         ValueError: scale or degrees not positive.
     """
-    if not isinstance(flow, Flow):
-        raise TypeError(f"flow must be a flowrob.flows.Flow, got {type(flow).__name__}")
     if not (0.0 < scale < math.inf and degrees > 0.0):
         raise ValueError(
             f"scale must be positive and finite and degrees positive, got {scale}, {degrees}"
