@@ -148,7 +148,7 @@ def read_tensors(
         ValueError: no file, a damaged or a foreign one, or one that was changed.
     """
     if not Path(path).is_file():  # a pipe would wait for ever
-        raise ValueError(f"{path} is no regular file")
+        raise ValueError(f"path {str(path)!r} is no regular file")
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
@@ -266,7 +266,7 @@ def circumstances(
     return {
         "command": command,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "duration_s": round(time.monotonic() - started, 1),
+        "duration_s": round(time.monotonic() - float(started), 1),
         "versions": {
             "flowrob": flowrob.__version__,
             "python": platform.python_version(),

@@ -858,6 +858,7 @@ def test_any_call_gives_an_answer_or_names_the_argument(target, tmp_path, monkey
     [
         (lambda: paper.table_1(np.zeros((3, 4))), TypeError, "training must be str"),
         (lambda: records.installed(""), ValueError, "package must be"),
+        (lambda: records.read_tensors("", "a", []), ValueError, "path '' is no regular file"),
         (lambda: records.command_line("a", torch.zeros(3)), ValueError, "argv must be words"),
         (lambda: flows.checkerboard(-1, 2), ValueError, "height must be at least 1"),
         (lambda: flows.conv_net(1, 2, -1, seeded()), ValueError, "width must be at least 1"),
