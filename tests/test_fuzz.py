@@ -882,6 +882,8 @@ def test_any_call_gives_an_answer_or_names_the_argument(target, tmp_path, monkey
         (lambda: evaluation.schedules([0]), ValueError, "steps must be at least 1"),
         (lambda: evaluation.schedules([]), ValueError, "steps must be at least one"),
         (lambda: evaluation.schedules([3], auto=-1), ValueError, "auto must be at least 0"),
+        (lambda: evaluation.strongest_table(quadratic, X[0, 0], [1], generator=seeded()),
+         TypeError, "images must be a uint8 tensor"),
         (lambda: evaluation.order_statistic(0.5, -1, 0.9), ValueError, "num_samples must be"),
         (lambda: training.Muon([torch.zeros(2)], lr=-1.0), ValueError, "lr must be"),
         (lambda: training.Muon([]), ValueError, "params must be"),

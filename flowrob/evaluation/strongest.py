@@ -39,6 +39,7 @@ from flowrob.evaluation.convergence import Budget, Search, converge
 from flowrob.evaluation.defences import Mixture, mixture_bound
 from flowrob.evaluation.robustness import Protocol, models_by_name, suspicions
 from flowrob.evaluation.table import Table
+from flowrob.units import check_images
 
 
 @checked
@@ -129,6 +130,7 @@ def strongest_table(
             'attacks needs at least one, none of them called "clean", "noise", "strongest" or '
             f'"{REDRAWN}", got {sorted(attacks)}'
         )
+    check_images(images)
     caption = f"Bits/dim of {len(images)} images: each attack, and the worst of all per image"
     hunt = _Hunt.begin(
         models,
@@ -191,6 +193,7 @@ def converged_table(
         TypeError: images are not uint8.
         ValueError: no images or models, eps that are not integers, a weight outside (0, 1).
     """
+    check_images(images)
     caption = f"Bits/dim of {len(images)} images, attacked until longer ascents find no more"
     hunt = _Hunt.begin(
         models,
