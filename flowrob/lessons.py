@@ -16,9 +16,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Sequence
+from numbers import Real
 from typing import Any
 
-from flowrob._checks import checked
+from flowrob._checks import checked, require
+from flowrob.units import check_number
 
 # How sure a prediction is said to be, and how often such predictions ought to be right.
 SURENESS = {"a guess": None, "fairly sure": 0.75, "certain": 0.95}
@@ -37,6 +39,7 @@ def rounded(value: float, digits: int = 2) -> str:
     >>> rounded(4636.2), rounded(0.0316), rounded(2.04e6), rounded(12), rounded(12345.0, 3)
     ('4,600', '0.032', '2.0 x 10^6', '12', '12,300')
     """
+    require(digits >= 1, "digits", digits, "at least 1")
     value = getattr(value, "item", lambda: value)()
     if isinstance(value, int) and abs(value) < 10**6:
         return f"{value:,}"
@@ -136,6 +139,7 @@ def predict(name: str, question: str, *, options: Sequence[str | float]) -> Pred
     Raises:
         ValueError: fewer than two options, or one twice.
     """
+    require(all(isinstance(o, str | Real) for o in options), "options", options, "words or numbers")
     if len(options) < 2 or len({*options}) < len(options):
         raise ValueError(f"options={list(options)!r}: two or more, all different, are needed")
     fresh, old = Prediction(name, question, options), _PREDICTIONS.get(name)
@@ -250,8 +254,10 @@ def check(
     """
     for value in values:
         if math.prod(getattr(value, "shape", ())) != 1:
-            raise ValueError(f"values must be single numbers, got shape {tuple(value.shape)}")
+            raise ValueError(f"each value must be one number, got shape {tuple(value.shape)}")
     numbers = [getattr(value, "item", lambda value=value: value)() for value in values]
+    for number in numbers:
+        check_number(value=number)
     if not numbers or sentence.count("{}") != len(numbers):
         raise ValueError(
             f"{sentence!r} has {sentence.count('{}')} places for {len(numbers)} values"
@@ -316,6 +322,7 @@ def verdicts(rows: Iterable[tuple[str, str, str, str]]):
 # Exercises ---
 
 
+@checked
 def grade(
     given: Any, truth: Any, *, at: Sequence[tuple] = ((),), within: float = 1e-3, unit: str = ""
 ) -> None:
@@ -350,7 +357,9 @@ def grade(
         if abs(worst) > within * scale:
             print(f"Too {'high' if worst > 0 else 'low'}{where}.")
             return
-    value = "" if callable(given) or len(gaps) > 1 else f" {rounded(given, 3)} {unit}".rstrip()
+    value = (
+        "" if callable(given) or len(gaps) > 1 else f" {rounded(_number(given), 3)} {unit}".rstrip()
+    )
     print(f"Right:{value}." if value else "Right.")
 
 
@@ -372,6 +381,10 @@ def _flat(value: Any) -> list[float]:
         if hasattr(value, "reshape")
         else [float(value)]
     )
+
+
+def _number(value: Any) -> float:
+    return value if isinstance(value, int) else _flat(value)[0]
 
 
 def _short(arguments: tuple) -> bool:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from flowrob._checks import checked
+
 
 @dataclass(frozen=True)
 class Row:
@@ -133,6 +135,7 @@ FIGURE_UNIFORM_NOISE_EPS_8 = FIGURE_4.noise[-1]
 FIGURE_PURE_NOISE = FIGURE_5.raised[0]
 
 
+@checked
 def table_1(training: str) -> Row:
     """The row of Table 1 for ``training``: clean, adversarial or hybrid.
 
@@ -142,6 +145,7 @@ def table_1(training: str) -> Row:
     return _row(TABLE_1, training)
 
 
+@checked
 def table_2(training: str) -> Row:
     """The row of Table 2 for ``training``: clean, adversarial or hybrid.
 

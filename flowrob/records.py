@@ -148,7 +148,7 @@ def read_tensors(
         ValueError: no file, a damaged or a foreign one, or one that was changed.
     """
     if not Path(path).is_file():  # a pipe would wait for ever
-        raise ValueError(f"{path} is no regular file")
+        raise ValueError(f"path {str(path)!r} is no regular file")
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
@@ -266,7 +266,7 @@ def circumstances(
     return {
         "command": command,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "duration_s": round(time.monotonic() - started, 1),
+        "duration_s": round(time.monotonic() - float(started), 1),
         "versions": {
             "flowrob": flowrob.__version__,
             "python": platform.python_version(),
@@ -286,6 +286,7 @@ def circumstances(
 @checked
 def installed(package: str) -> str | None:
     """The version of an installed package, None where there is none."""
+    require(package, "package", package, "the name of a package")
     try:
         return version(package)
     except PackageNotFoundError:
@@ -299,7 +300,8 @@ def command_line(program: str, argv: Sequence[str]) -> str:
     >>> command_line("python -m flowrob", ["table", "1", "--data", "cifar10=a/b.npz"])
     'python -m flowrob table 1 --data cifar10=b.npz'
     """
-    words = []
+    argv, words = [*argv], []
+    require(all(isinstance(word, str) for word in argv), "argv", argv, "words")
     for word in argv:
         name, equals, path = word.rpartition("=")  # as in --data celeba=folder/faces.npz
         words.append(name + equals + os.path.basename(path) if os.sep in path else word)

@@ -484,8 +484,8 @@ TARGETS: dict[str, tuple[Callable, str]] = {
     "Group": (lambda rank, size: distributed.Group(rank, size), "rank size:group"),
     "rows": (lambda num_rows: distributed.Group().rows(num_rows), "num_rows"),
     "sharded": (
-        lambda log_prob, group, x: distributed.sharded(log_prob, group)(x),
-        "log_prob group x",
+        lambda log_prob, group: distributed.sharded(log_prob, group),
+        "log_prob group",  # no x: of one process it is log_prob itself
     ),
     "scale": (flowrob.scale, "device"),
     # records
@@ -815,7 +815,8 @@ def names_an_argument(error: Exception, values: dict[str, Any]) -> bool:
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_any_call_gives_an_answer_or_names_the_argument(target):
+def test_any_call_gives_an_answer_or_names_the_argument(target, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # a spoiled path may be one that can be written
     function, told = TARGETS[target]
     drawn_from = {word.split(":")[0]: KNOWN[word] for word in told.split()}
     names = [*drawn_from]
@@ -850,3 +851,48 @@ def test_any_call_gives_an_answer_or_names_the_argument(target):
         assert unchanged(before), "the model or the global generator changed"
 
     run()
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "named"),
+    [
+        (lambda: paper.table_1(np.zeros((3, 4))), TypeError, "training must be str"),
+        (lambda: records.installed(""), ValueError, "package must be"),
+        (lambda: records.read_tensors("", "a", []), ValueError, "path '' is no regular file"),
+        (lambda: records.command_line("a", torch.zeros(3)), ValueError, "argv must be words"),
+        (lambda: flows.checkerboard(-1, 2), ValueError, "height must be at least 1"),
+        (lambda: flows.conv_net(1, 2, -1, seeded()), ValueError, "width must be at least 1"),
+        (lambda: flows.mlp(1, 0, 2, seeded()), ValueError, "n_out must be at least 1"),
+        (lambda: flows.ZeroConv2d(0, 1), ValueError, "in_channels must be at least 1"),
+        (lambda: flows.FlowMixture([FLOW]).sample(-1, seeded()), ValueError, "num_samples must be"),
+        (lambda: flows.import_state_dict(X, "y0ast", (1, 4, 4)), TypeError, "state_dict must be"),
+        (lambda: flows.import_state_dict({}, "y0ast", (1, 4)), ValueError, "image_shape must be"),
+        (lambda: linear.trade_off(GAUSSIAN, GAUSSIAN, 1.0, num_samples=0), ValueError,
+         "num_samples must be"),
+        (lambda: linear.variance_growth(X, X, 2), ValueError, "sigma must be one positive number"),
+        (lambda: linear.water_filling([1.0], 1e300), ValueError, "radius must be"),
+        (lambda: linear.universal_training(GAUSSIAN, 0.1, 2, damping=lambda k: None), TypeError,
+         "damping must be real"),
+        (lambda: linear.universal_training(GAUSSIAN, 0.1, -1, "minimax"), ValueError, "rounds"),
+        (lambda: evaluation.mixture(quadratic)(X > 0.5), TypeError, "x must be a floating-point"),
+        (lambda: evaluation.mixture(lambda y: y)(X), ValueError, "the objective must return"),
+        (lambda: evaluation.mixture(torch.nn.Module), TypeError, "log_prob.* must be callable"),
+        (lambda: evaluation.uniform(torch.zeros(3)), ValueError, "x must be of shape"),
+        (lambda: evaluation.typicality(quadratic, 0.0)(None), TypeError, "x: expected a tensor"),
+        (lambda: evaluation.schedules([0]), ValueError, "steps must be at least 1"),
+        (lambda: evaluation.schedules([]), ValueError, "steps must be at least one"),
+        (lambda: evaluation.schedules([3], auto=-1), ValueError, "auto must be at least 0"),
+        (lambda: evaluation.strongest_table(quadratic, X[0, 0], [1], generator=seeded()),
+         TypeError, "images must be a uint8 tensor"),
+        (lambda: evaluation.order_statistic(0.5, -1, 0.9), ValueError, "num_samples must be"),
+        (lambda: training.Muon([torch.zeros(2)], lr=-1.0), ValueError, "lr must be"),
+        (lambda: training.Muon([]), ValueError, "params must be"),
+        (lambda: lessons.rounded(1.0, 0), ValueError, "digits must be"),
+        (lambda: lessons.check("it is {}", None, at_least=0), TypeError, "value must be a number"),
+        (lambda: lessons.grade(1.0, 1.0, within=X), TypeError, "within must be float"),
+        (lambda: lessons.predict("a", "b?", options=[X, X[:1]]), ValueError, "options must be"),
+    ],
+)  # fmt: skip
+def test_what_the_fuzzer_found_stays_mended(call, error, named):
+    with pytest.raises(error, match=named):
+        call()

@@ -20,14 +20,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from flowrob._checks import require
 from flowrob.flows.bijections import Bijection
+from flowrob.units import check_dense
 
 Objective = Callable[[Tensor], Tensor]
 
 
 def check_callable(f: Any) -> None:
-    """Raise a TypeError unless an objective can be called."""
-    if not callable(f):
+    """Raise a TypeError unless an objective can be called; a class is no objective."""
+    if not callable(f) or isinstance(f, type):
         raise TypeError(
             f"log_prob, or the objective, must be callable, such as flow.log_prob, got {f!r}"
         )
@@ -227,6 +229,25 @@ def value_and_gradient(objective: Objective, x: Tensor) -> tuple[Tensor, Tensor]
             "remove any no_grad or detach inside it, or attack with flowrob.attacks.square"
         )
     return value.detach(), gradient
+
+
+def scored(objective: Objective, x: Tensor) -> Tensor:
+    """objective(x) with its graph, x and the shape of the value checked."""
+    check_batch(x)
+    return checked(objective(x), x)
+
+
+def check_batch(x: Tensor) -> None:
+    """Raise unless ``x`` is a batch of samples, whatever its numbers.
+
+    Raises:
+        TypeError: no dense tensor of floating point.
+        ValueError: another shape than (batch, ...).
+    """
+    check_dense(x)
+    if not x.is_floating_point():
+        raise TypeError(f"x must be a floating-point tensor, got {x.dtype}")
+    require(x.dim() >= 2, "x", tuple(x.shape), "of shape (batch, ...)")
 
 
 def checked(value: Tensor, x: Tensor) -> Tensor:

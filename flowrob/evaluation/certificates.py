@@ -149,6 +149,7 @@ def order_statistic(p: float, num_samples: int, confidence: float) -> int:
     >>> order_statistic(0.5, 100, 0.95)                # the median: not the 50th
     59
     """
+    check_integers(1, num_samples=num_samples)
     if not 0.0 < confidence < 1.0:
         raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
     if not 0.0 < p < 1.0:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from flowrob._checks import checked
 from flowrob.attacks import Objective
-from flowrob.attacks.objectives import Composite
+from flowrob.attacks.objectives import Composite, check_batch, check_callable, scored
 from flowrob.attacks.starts import check_integers
 from flowrob.distributed import Group, sharded
 from flowrob.evaluation.robustness import robustness_table
@@ -40,7 +40,7 @@ class Mixture(Composite):
 
     def __call__(self, x: Tensor) -> Tensor:
         """log q(x), shape (batch,), nats."""
-        return log_mixture(torch.stack([part(x) for part in self.parts]), self.log_weights)
+        return log_mixture(torch.stack([scored(part, x) for part in self.parts]), self.log_weights)
 
 
 def mixture(*log_probs: Objective, weights: Sequence[float] | None = None) -> Mixture:
@@ -67,8 +67,8 @@ def mixture(*log_probs: Objective, weights: Sequence[float] | None = None) -> Mi
     >>> alike(torch.full((1, 2), 0.5)).abs().item() < 1e-6
     True
     """
-    if not all(callable(part) for part in log_probs):
-        raise TypeError(f"log_probs must be callables from x to log p(x), got {log_probs!r}")
+    for log_prob in log_probs:
+        check_callable(log_prob)
     return Mixture(log_probs, log_of_weights(weights, len(log_probs)))
 
 
@@ -143,8 +143,6 @@ def rebased(flow: Flow, scale: float = 1.0, degrees: float = math.inf) -> Rebase
         TypeError: flow is not a Flow.
         ValueError: scale or degrees not positive.
     """
-    if not isinstance(flow, Flow):
-        raise TypeError(f"flow must be a flowrob.flows.Flow, got {type(flow).__name__}")
     if not (0.0 < scale < math.inf and degrees > 0.0):
         raise ValueError(
             f"scale must be positive and finite and degrees positive, got {scale}, {degrees}"
@@ -159,6 +157,7 @@ def uniform(x: Tensor) -> Tensor:
     >>> uniform(torch.tensor([[0.5, 0.5], [0.5, 2.0]]))
     tensor([0., -inf])
     """
+    check_batch(x)
     outside = ((x < 0) | (x > 1)).flatten(1).any(1)
     return (0.0 * x).flatten(1).sum(1).masked_fill(outside, -math.inf)
 

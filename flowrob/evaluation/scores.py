@@ -23,7 +23,7 @@ from torch import Tensor
 
 from flowrob._checks import checked
 from flowrob.attacks import Objective
-from flowrob.attacks.objectives import Composite, check_callable
+from flowrob.attacks.objectives import Composite, check_callable, scored
 from flowrob.units import bits_per_dim, check_images, check_number
 
 
@@ -40,7 +40,7 @@ class Typicality(Composite):
 
     def __call__(self, x: Tensor) -> Tensor:
         """The score, shape (batch,), bits/dim."""
-        return (bits_per_dim(self.log_prob(x), x.shape[1:].numel()) - self.mean).abs()
+        return (bits_per_dim(scored(self.log_prob, x), x.shape[1:].numel()) - self.mean).abs()
 
 
 def typicality(log_prob: Objective, mean: float) -> Typicality:

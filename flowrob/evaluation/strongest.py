@@ -31,13 +31,15 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from flowrob._checks import checked
+from flowrob._checks import checked, require
 from flowrob.attacks import Objective, attack_images
+from flowrob.attacks.starts import check_integers
 from flowrob.evaluation.bits import check_eps, integer_noise
 from flowrob.evaluation.convergence import Budget, Search, converge
 from flowrob.evaluation.defences import Mixture, mixture_bound
 from flowrob.evaluation.robustness import Protocol, models_by_name, suspicions
 from flowrob.evaluation.table import Table
+from flowrob.units import check_images
 
 
 @checked
@@ -53,6 +55,10 @@ def schedules(steps: Iterable[int] = (20, 100), auto: bool | int = True) -> dict
     ['pgd-20', 'auto-pgd-50']
     """
     steps = list(steps)
+    for n in steps:
+        check_integers(1, steps=n)
+    check_integers(0, auto=int(auto))
+    require(steps or auto is not True, "steps", steps, "at least one number")
     attacks = {f"pgd-{n}": {"num_steps": n} for n in steps}
     longest = max(steps) if auto is True else int(auto)
     options = {"num_steps": longest, "schedule": "auto", "start": "random"}
@@ -124,6 +130,7 @@ def strongest_table(
             'attacks needs at least one, none of them called "clean", "noise", "strongest" or '
             f'"{REDRAWN}", got {sorted(attacks)}'
         )
+    check_images(images)
     caption = f"Bits/dim of {len(images)} images: each attack, and the worst of all per image"
     hunt = _Hunt.begin(
         models,
@@ -186,6 +193,7 @@ def converged_table(
         TypeError: images are not uint8.
         ValueError: no images or models, eps that are not integers, a weight outside (0, 1).
     """
+    check_images(images)
     caption = f"Bits/dim of {len(images)} images, attacked until longer ascents find no more"
     hunt = _Hunt.begin(
         models,

@@ -31,6 +31,7 @@ class ZeroConv2d(nn.Conv2d):
 
     @checked
     def __init__(self, in_channels: int, out_channels: int):
+        _check_sizes(in_channels=in_channels, out_channels=out_channels)
         super().__init__(in_channels, out_channels, 3, padding=1)
         self.log_gain = nn.Parameter(torch.zeros(out_channels))
 
@@ -57,6 +58,7 @@ def conv_net(
         width: channels in between.
         generator: draws the weights.
     """
+    _check_sizes(in_channels=in_channels, out_channels=out_channels, width=width)
     return nn.Sequential(
         _he_normal(_conv(in_channels, width, 3), generator),
         nn.ReLU(inplace=True),
@@ -64,6 +66,11 @@ def conv_net(
         nn.ReLU(inplace=True),
         ZeroConv2d(width, out_channels),
     )
+
+
+def _check_sizes(**sizes: int) -> None:
+    for name, size in sizes.items():
+        require(size >= 1, name, size, "at least 1")
 
 
 def _conv(in_channels: int, out_channels: int, size: int) -> nn.Conv2d:
@@ -107,8 +114,7 @@ class ResidualNet(nn.Module):
         generator: torch.Generator,
     ):
         sizes = {"in_channels": in_channels, "out_channels": out_channels, "width": width}
-        for name, size in {**sizes, "num_blocks": num_blocks}.items():
-            require(size >= 1, name, size, "at least 1")
+        _check_sizes(**sizes, num_blocks=num_blocks)
         super().__init__()
         self.first = _normalized_conv(in_channels, width, generator)
         self.blocks = nn.ModuleList(
@@ -145,6 +151,7 @@ def mlp(n_in: int, n_out: int, width: int, generator: torch.Generator) -> nn.Mod
         width: hidden units of each layer.
         generator: draws the weights.
     """
+    _check_sizes(n_in=n_in, n_out=n_out, width=width)
     linear = partial(skip_init, nn.Linear)  # all of their numbers are drawn here
     layers = [linear(n_in, width), nn.SiLU(), linear(width, width), nn.SiLU()]
     for layer in layers:

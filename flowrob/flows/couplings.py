@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flowrob._checks import checked
+from flowrob._checks import checked, require
 from flowrob.flows.bijections import Bijection, sum_per_sample
 from flowrob.units import check_number
 
@@ -160,5 +160,7 @@ def checkerboard(height: int, width: int, parity: int = 0) -> Tensor:
     tensor([[[1., 0.],
              [0., 1.]]])
     """
+    require(height >= 1, "height", height, "at least 1")
+    require(width >= 1, "width", width, "at least 1")
     rows, columns = torch.arange(height)[:, None], torch.arange(width)[None, :]
     return ((rows + columns + parity) % 2 == 0)[None].to(torch.get_default_dtype())

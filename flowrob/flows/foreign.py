@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from flowrob.flows.models import Flow, glow
+from flowrob._checks import checked, require
+from flowrob.flows.models import Flow, _check_image_shape, glow
 
 
 @dataclass
@@ -35,6 +36,7 @@ class _Step:
 _Level = tuple[list[_Step], tuple[Tensor, Tensor]]
 
 
+@checked
 def import_state_dict(
     state_dict: dict[str, Tensor], layout: str, image_shape: tuple[int, int, int]
 ) -> Flow:
@@ -60,8 +62,11 @@ def import_state_dict(
         ValueError: unknown layout, keys that are missing or belong to no part of this layout, or
             an image_shape that does not fit.
     """
-    if not isinstance(layout, str) or layout not in _LAYOUTS:
+    if layout not in _LAYOUTS:
         raise ValueError(f"layout must be one of {sorted(_LAYOUTS)}, got {layout!r}")
+    _check_image_shape(image_shape, halvings=0)
+    whole = all(torch.is_tensor(value) for value in state_dict.values())
+    require(whole, "state_dict", [*state_dict], "tensors by name")
     rest = {key: value.detach().cpu() for key, value in state_dict.items()}
     try:
         levels = _LAYOUTS[layout](rest)

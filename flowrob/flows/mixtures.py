@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from flowrob._checks import checked
+from flowrob._checks import checked, require
 from flowrob.flows.models import Flow
 from flowrob.units import bits_per_dim
 
@@ -146,8 +146,10 @@ class FlowMixture(nn.Module):
             generator: the only source of randomness; may live on another device than the flows.
             temperature: standard deviation of the latents; 1 samples the mixture itself.
         """
+        require(num_samples >= 0, "num_samples", num_samples, "at least 0")
         shares = self.log_weights.exp().to(generator.device, torch.float32)
-        which = torch.multinomial(shares, num_samples, replacement=True, generator=generator)
+        some = max(num_samples, 1)  # it draws no fewer
+        which = torch.multinomial(shares, some, replacement=True, generator=generator)[:num_samples]
         reference = next(self.parameters())
         x = torch.empty(
             num_samples, *self.event_shape, dtype=reference.dtype, device=reference.device

@@ -27,7 +27,7 @@ from flowrob.linear.frontier import (
     worst_step,
 )
 from flowrob.linear.gaussian import GaussianFlow, worst_case
-from flowrob.linear.sphere import check_mixing, procedure_name, spherical_growth
+from flowrob.linear.sphere import check_mixing, check_real, procedure_name, spherical_growth
 
 
 @checked
@@ -144,12 +144,14 @@ def universal_training(
         ValueError: no such signs, or a damping outside [0, 1).
     """
     require(signs in ("one", "random", "minimax"), "signs", signs, "'one', 'random' or 'minimax'")
+    check_mixing(rounds, 0.0, 0.0)
     if signs == "minimax":
         settled = with_spectrum(flow, water_filling(flow.eigenvalues, radius))
         return [flow, *(settled for _ in range(rounds))]
     models, mean, spectrum = [flow], flow.mean, flow.eigenvalues
     for k in range(rounds):
         keep = damping(k) if callable(damping) else damping
+        check_real(damping=keep)
         check_mixing(rounds, 0.0, keep)
         delta = worst_case(models[-1], flow.mean[None], radius).delta[0]
         if signs == "one":

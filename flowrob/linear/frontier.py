@@ -225,7 +225,8 @@ def water_filling(eigenvalues, radius: float) -> torch.Tensor:
         eigenvalues,
         "positive, (n,)",
     )
-    require(math.isfinite(radius) and radius >= 0, "radius", radius, "finite and non-negative")
+    settled = radius >= 0 and math.isfinite(radius * radius)
+    require(settled, "radius", radius, "non-negative, and its square finite")
     ascending = lam.sort().values
     counts = torch.arange(1, len(lam) + 1, dtype=torch.float64)
     levels = (radius**2 + ascending.cumsum(0)) / counts  # theta if the k smallest are under water
@@ -252,7 +253,7 @@ def is_sphere(flow: GaussianFlow) -> bool:
 
 def normal_points(n: int, count: int, generator: torch.Generator | None):
     """(count, n) scrambled Sobol points of N(0, I); without a generator, always the same ones."""
-    require(count >= 0, "num_samples", count, "at least 0")
+    require(count >= 1, "num_samples", count, "at least 1")
     generator = generator or torch.Generator().manual_seed(0)
     seed = int(torch.randint(2**31, (1,), generator=generator))
     sobol = torch.quasirandom.SobolEngine(n, scramble=True, seed=seed)

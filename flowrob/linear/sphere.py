@@ -70,7 +70,7 @@ def variance_growth(eps: float, sigma: float, n: int) -> float:
     """
     check_real(eps=eps, sigma=sigma)
     require(bool(np.all(np.asarray(eps) >= 0)), "eps", eps, "non-negative")
-    require(bool(np.all(np.asarray(sigma) > 0)), "sigma", sigma, "positive")
+    require(np.ndim(sigma) == 0 and sigma > 0, "sigma", sigma, "one positive number")
     e = eps / sigma
     return (2 * e * chi_mean(n) + e * e) / n
 

@@ -17,13 +17,14 @@ iteration and its coefficients); Liu et al. 2025, "Muon is scalable for LLM trai
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
-from flowrob._checks import checked
+from flowrob._checks import checked, require
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
@@ -64,6 +65,11 @@ class Muon(torch.optim.Adam):
 
     @checked
     def __init__(self, params: Iterable[Tensor], lr: float = 1e-3, momentum: float = 0.95):
+        params = [*params]
+        leaves = all(getattr(p, "is_leaf", True) for p in params)
+        require(params and leaves, "params", params, "parameters, at least one")
+        require(0 <= lr < math.inf, "lr", lr, "finite and non-negative")
+        require(0 <= momentum < 1, "momentum", momentum, "a share in [0, 1)")
         super().__init__(params, lr=lr)
         self.momentum = momentum
 

@@ -62,6 +62,7 @@ def test_the_posterior_is_bayes_rule(both):
 
 def test_samples_come_from_the_parts_by_their_weights(both):
     x = both.sample(4000, seeded())
+    assert both.sample(0, seeded()).shape == (0, 2)
     assert x.shape == (4000, 2) and torch.equal(x, both.sample(4000, seeded()))
     assert not torch.equal(x, both.sample(4000, seeded(1)))
     expected = 0.25 * both.parts[0].sample(8000, seeded(5)).mean(0)

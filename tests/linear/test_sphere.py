@@ -246,26 +246,30 @@ def test_stability_limits():
 
 
 @pytest.mark.parametrize(
-    ("call", "named"),
+    ("call", "error", "named"),
     [
-        (lambda: chi_mean(0), "n must be"),
-        (lambda: chi_mean(2.5), "n must be"),
-        (lambda: variance_growth(-1.0, 1.0, 3), r"eps must be .*-1\.0"),
-        (lambda: variance_growth(1.0, 0.0, 3), r"sigma must be .*0\.0"),
-        (lambda: natural_drop(0.0, 3), "v must be"),
-        (lambda: spherical_growth(1, 1, 3, -1), "rounds must be"),
-        (lambda: spherical_growth(1, 1, 3, 1, "e"), "procedure must be .*'e'"),
-        (lambda: spherical_growth(1, 1, 3, 1, hybrid_weight=1.5), "hybrid_weight must be"),
-        (lambda: spherical_growth(1, 1, 3, 1, damping=1.0), "damping must be"),
-        (lambda: rounds_for(1, 1, 3, 0.0, 0.1), "max_drop must be"),
-        (lambda: rounds_for(1, 1, 3, 1.0, 1.0), "failure must be"),
-        (lambda: rounds_for(1, 1, 3, 1.0, 0.1, quantile="guess"), "quantile must be"),
-        (lambda: stability_limit(1), "n must be"),
-        (lambda: stability_limit(5, hybrid_weight=1.0), "hybrid_weight must be"),
+        (lambda: chi_mean(0), ValueError, "n must be"),
+        (lambda: chi_mean(2.5), TypeError, "n must be"),
+        (lambda: variance_growth(-1.0, 1.0, 3), ValueError, r"eps must be .*-1\.0"),
+        (lambda: variance_growth(1.0, 0.0, 3), ValueError, r"sigma must be .*0\.0"),
+        (lambda: natural_drop(0.0, 3), ValueError, "v must be"),
+        (lambda: spherical_growth(1, 1, 3, -1), ValueError, "rounds must be"),
+        (lambda: spherical_growth(1, 1, 3, 1, "e"), ValueError, "procedure must be .*'e'"),
+        (
+            lambda: spherical_growth(1, 1, 3, 1, hybrid_weight=1.5),
+            ValueError,
+            "hybrid_weight must be",
+        ),
+        (lambda: spherical_growth(1, 1, 3, 1, damping=1.0), ValueError, "damping must be"),
+        (lambda: rounds_for(1, 1, 3, 0.0, 0.1), ValueError, "max_drop must be"),
+        (lambda: rounds_for(1, 1, 3, 1.0, 1.0), ValueError, "failure must be"),
+        (lambda: rounds_for(1, 1, 3, 1.0, 0.1, quantile="guess"), ValueError, "quantile must be"),
+        (lambda: stability_limit(1), ValueError, "n must be"),
+        (lambda: stability_limit(5, hybrid_weight=1.0), ValueError, "hybrid_weight must be"),
     ],
 )
-def test_errors_name_the_argument(call, named):
-    with pytest.raises((TypeError, ValueError), match=named):
+def test_errors_name_the_argument(call, error, named):
+    with pytest.raises(error, match=named):
         call()
 
 
