@@ -170,7 +170,7 @@ def _ratios(sigma: float, eps: float | Iterable[float]) -> tuple[Tensor, Tensor]
     if not 0.0 < sigma < math.inf:
         raise ValueError(f"sigma must be positive and finite, got {sigma}: it is a length in x")
     several = isinstance(eps, Iterable) and not isinstance(eps, Tensor)
-    radii = torch.as_tensor(numbers("eps", [*eps] if several else eps))
+    radii = torch.as_tensor(numbers("eps, the radii,", [*eps] if several else eps))
     radii = radii.to(torch.float64).reshape(-1)
     if not len(radii) or not bool(((radii >= 0) & radii.isfinite()).all()):
         raise ValueError(f"eps must hold radii that are finite and >= 0, got {radii.tolist()}")
