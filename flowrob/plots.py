@@ -132,7 +132,7 @@ def perturbations(ax: Axes, x, radius: float, steps: Iterable) -> Axes:
     """The point x, the ball around it, and one arrow per step (label, delta, colour)."""
     x = numbers("x", x, 2, finite=True)
     angle = np.linspace(0.0, 2 * np.pi, 181)
-    circle = x + radius * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    circle = x + float(radius) * np.stack([np.cos(angle), np.sin(angle)], axis=1)
     ax.fill(*circle.T, facecolor="#e2e8f0", zorder=0.5)
     ax.plot(*circle.T, color=NOISE, lw=1.2, zorder=1.5)
     arrow = {"angles": "xy", "scale_units": "xy", "scale": 1, "width": 0.011, "zorder": 4}

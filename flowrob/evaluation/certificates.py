@@ -18,7 +18,7 @@ import torch
 from scipy.stats import binom, norm
 from torch import Tensor
 
-from flowrob._checks import checked
+from flowrob._checks import checked, numbers
 from flowrob.attacks import Objective
 from flowrob.attacks.balls import Box, check_box, clip
 from flowrob.attacks.objectives import check_callable
@@ -169,8 +169,9 @@ def _ratios(sigma: float, eps: float | Iterable[float]) -> tuple[Tensor, Tensor]
     check_number(sigma=sigma)
     if not 0.0 < sigma < math.inf:
         raise ValueError(f"sigma must be positive and finite, got {sigma}: it is a length in x")
-    radii = torch.as_tensor(eps if isinstance(eps, int | float | Tensor) else [*eps])
-    radii = radii.to("cpu", torch.float64).reshape(-1)
+    several = isinstance(eps, Iterable) and not isinstance(eps, Tensor)
+    radii = torch.as_tensor(numbers("eps, the radii,", [*eps] if several else eps))
+    radii = radii.to(torch.float64).reshape(-1)
     if not len(radii) or not bool(((radii >= 0) & radii.isfinite()).all()):
         raise ValueError(f"eps must hold radii that are finite and >= 0, got {radii.tolist()}")
     return radii, radii / sigma

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowrob._checks import checked
+from flowrob._checks import checked, require
 from flowrob.attacks import Objective
 from flowrob.attacks.objectives import Composite, check_batch, check_callable, scored
 from flowrob.attacks.starts import check_integers
@@ -87,6 +87,7 @@ def mixture_bound(bits: Tensor, num_dims: int, weights: Sequence[float] | None =
     Raises:
         ValueError: wrong weights.
     """
+    require(bits.dim() >= 1 and not bits.is_complex(), "bits", bits, "real, one row per part")
     price = -log_of_weights(weights, len(bits)) / (math.log(2.0) * num_dims)
     return (bits + price.to(bits).reshape(-1, *[1] * (bits.dim() - 1))).amin(0)
 

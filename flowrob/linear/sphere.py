@@ -175,6 +175,7 @@ def failure_probability(v: float, eps: float, sigma: float, n: int, max_drop: fl
         n: number of dimensions.
         max_drop: the drop that must not be exceeded, in nats.
     """
+    require(sigma > 0, "sigma", sigma, "positive")
     e = eps / sigma
     return _chi_survival((2 * v * max_drop - e * e) / (2 * e), n) if e > 0 else 0.0
 
