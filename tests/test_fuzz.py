@@ -696,6 +696,8 @@ TARGETS: dict[str, tuple[Callable, str]] = {
     "field": (plots.field, "ax points steps:points color"),
     # widgets
     "attack_explorer": (widgets.attack_explorer, "grid"),
+    "stored_attacks": (widgets.stored_attacks, "path"),
+    "stored_recipe": (widgets.stored_recipe, "path"),
     "draw_attack": (widgets.draw_attack, "figure grid photograph eps:shown change model:shown"),
     "layer_explorer": (widgets.layer_explorer, "flow:deep x:one attacked"),
     "layer_walk": (widgets.layer_walk, "flow:deep x:one attacked"),

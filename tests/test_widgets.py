@@ -300,5 +300,5 @@ def test_the_script_writes_what_is_read(tmp_path, stored):
 
 
 def test_without_the_file_it_is_said_which(tmp_path):
-    with pytest.raises(ValueError, match=r"absent\.safetensors is no regular file"):
+    with pytest.raises(ValueError, match=r"absent\.safetensors' is no regular file"):
         stored_attacks(tmp_path / "absent.safetensors")
