@@ -169,8 +169,8 @@ def _ratios(sigma: float, eps: float | Iterable[float]) -> tuple[Tensor, Tensor]
     check_number(sigma=sigma)
     if not 0.0 < sigma < math.inf:
         raise ValueError(f"sigma must be positive and finite, got {sigma}: it is a length in x")
-    several = isinstance(eps, Iterable) and not isinstance(eps, Tensor)
-    radii = torch.as_tensor(numbers("eps, the radii,", [*eps] if several else eps))
+    given = list(eps) if isinstance(eps, Iterable) and not isinstance(eps, Tensor) else eps
+    radii = torch.as_tensor(numbers("eps, the radii,", given))
     radii = radii.to(torch.float64).reshape(-1)
     if not len(radii) or not bool(((radii >= 0) & radii.isfinite()).all()):
         raise ValueError(f"eps must hold radii that are finite and >= 0, got {radii.tolist()}")
