@@ -405,7 +405,7 @@ plots.show(figure, "Left: the noise costs from 0.2 to 3 bits/dim as sigma grows 
            "and certificate of the smoothed score, all below half a bit/dim.")  # fmt: skip
 
 # %% [markdown]
-# **What we see.** (Record: 3 crops, 300 draws, confidence 0.99 each; attacks of 10 steps on 4 draws.) Right: within reach, hardly
+# **What we see.** (Record: 12 crops, 300 draws, confidence 0.99 each; attacks of 10 steps on 4 draws.) Right: within reach, hardly
 # anything can happen to the smoothed score, even of the published Glow, the one that explodes.
 # Left: what that cost. And the reach is tiny: even at $\sigma = 16$ it is 32 grey levels in $l_2$, and the eps 8
 # corner is 443 away. To get there, $\sigma$ would have to be 220 grey levels: nothing of a photograph is
