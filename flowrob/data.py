@@ -43,12 +43,12 @@ import torch
 from PIL import Image, ImageOps
 from tqdm.auto import tqdm
 
+from flowrob._checks import numbers
+
 SPLITS = {
-    "photos": ("train", "valid", "test"),
-    "cifar10": ("train", "test"),
-    "celeba": ("train", "valid", "test"),
-    "lsun_bedroom": ("train", "test"),
-}
+    "photos": ("train", "valid", "test"), "cifar10": ("train", "test"),
+    "celeba": ("train", "valid", "test"), "lsun_bedroom": ("train", "test"),
+}  # fmt: skip
 MAX_PIXELS = 2**26  # of one image file: 200 MB once it is decoded
 MAX_UNPACKED = 2**28  # bytes; what is greater must not be packed a hundred times smaller
 # What a damaged or hostile file makes of Pillow, numpy and zipfile.
@@ -437,9 +437,9 @@ def _positions(count: int, indices: Any, limit: int | None) -> np.ndarray:
         if max(abs(indices.start or 0), abs(indices.stop or 0)) > count:
             raise IndexError(f"indices={indices} reaches beyond the {count} images")
     elif indices is not None:
-        indices = np.atleast_1d(np.asarray(indices))
-    positions = np.arange(count)[slice(None) if indices is None else indices][:limit]
-    if not len(positions):
+        indices = np.atleast_1d(numbers("indices", indices) if len(indices) else [])
+    chosen = slice(None) if indices is None else indices
+    if not len(positions := np.arange(count)[chosen][:limit]):
         raise IndexError(f"indices={indices} chooses none of the {count} images")
     return positions
 

@@ -893,6 +893,10 @@ def test_any_call_gives_an_answer_or_names_the_argument(target, tmp_path, monkey
         (lambda: lessons.check("it is {}", None, at_least=0), TypeError, "value must be a number"),
         (lambda: lessons.grade(1.0, 1.0, within=X), TypeError, "within must be float"),
         (lambda: lessons.predict("a", "b?", options=[X, X[:1]]), ValueError, "options must be"),
+        (lambda: data.load("photos", indices=X.to("meta")), TypeError, "indices must be"),
+        (lambda: evaluation.pipe_table(["a"], torch.zeros(3)), TypeError, "head and lines must"),
+        (lambda: linear.linf_bound(GAUSSIAN, X, 1e300), ValueError, "radius must be"),
+        (lambda: linear.sensitivity(np.ones(2), np.ones(3), 1.0, 2), ValueError, "v and eps must"),
     ],
 )  # fmt: skip
 def test_what_the_fuzzer_found_stays_mended(call, error, named):

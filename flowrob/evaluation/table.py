@@ -25,7 +25,7 @@ def pipe_table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     """
     lines = list(lines)
     for line in (head, *lines):
-        if not isinstance(line, Iterable) or not all(isinstance(cell, str) for cell in line):
+        if not isinstance(line, Sequence) or not all(isinstance(cell, str) for cell in line):
             raise TypeError(f"head and lines must hold texts alone, got {line!r}")
     whole = [head, ["---"] * len(head), *lines]
     return "\n".join("| " + " | ".join(line) + " |" for line in whole)

@@ -109,7 +109,7 @@ def linf_bound(flow: GaussianFlow, x: torch.Tensor, radius: float) -> torch.Tens
     """
     x, precision = _prepare(flow, x, radius, 0)
     slope = (x - flow.mean) @ precision
-    triangle = radius * slope.abs().sum(1) + 0.5 * radius**2 * precision.abs().sum()
+    triangle = radius * slope.abs().sum(1) + 0.5 * radius * radius * precision.abs().sum()
     ball = worst_case(flow, x, math.sqrt(x.shape[1]) * radius).drop
     return torch.minimum(triangle, ball)
 

@@ -110,6 +110,8 @@ def sensitivity(v: float, eps: float, sigma: float, n: int) -> float:
     """
     check_real(v=v)
     require(bool(np.all(np.asarray(v) > 0)), "v", v, "a positive ratio of variances")
+    shapes = {np.shape(value) for value in (v, eps) if np.ndim(value)}
+    require(len(shapes) <= 1, "v and eps", shapes, "numbers, or arrays of one shape")
     return n * variance_growth(eps, sigma, n) / (2 * v)
 
 
