@@ -22,11 +22,13 @@ class Record:
         content: what the record holds beside settings and rows.
 
     Raises:
+        OSError: the file cannot be written: said before the work, not after it.
         SystemExit: the file was made with other settings. It may have cost hours: nothing is lost.
     """
 
     def __init__(self, path: Path | None, script: str, settings: Mapping, **content: Any):
         self.path, self.started, self.before = path, time.monotonic(), 0.0
+        records.check_writable(path)
         self.command = records.command_line(f"python benchmarks/{script}", sys.argv[1:])
         own = {"settings": settings, **content, "rows": [], "commands": []}
         self.content: dict[str, Any] = json.loads(records.as_json(own))

@@ -222,8 +222,8 @@ def stored_attacks(path: str | os.PathLike = _STORED) -> dict:
         ValueError: no such file, or a damaged one; or the photographs are others than those that
             were attacked.
     """
-    recipe = stored_recipe(path)
-    _, tensors = read_tensors(path, "attack grid", ["recipe"])
+    words, tensors = read_tensors(path, "attack grid", ["recipe"])
+    recipe = json.loads(words["recipe"])
     x, pixels = _attacked(recipe)
     if pixels != recipe["images"]:
         raise ValueError(f"the photographs installed here are not those attacked in {path}")

@@ -408,8 +408,8 @@ for ax, (number, title) in zip(axes, (("1", "CIFAR-10"), ("photos", "photographs
         theirs = [values["hybrid (1:1, fresh)", e] for e in EPS]
         lines.append(("hybrid, the paper's recipe", theirs, plots.HYBRID, "x:"))
     plots.nll_against_eps(ax, EPS, lines).set(yscale="linear", ylim=(3, 12), title=title)
-plots.show(figure, "Bits/dim found against eps on CIFAR-10 and photographs: the ladder is lowest at every "
-           "eps, the hybrids lie above it, the clean Glow leaves the picture.")  # fmt: skip
+plots.show(figure, "Bits/dim found against eps on CIFAR-10 and photographs: the ladder lies lowest, or level "
+           "with the lowest, the hybrids lie above it, the clean Glow leaves the picture.")  # fmt: skip
 
 # %% [markdown]
 # On images held out: on CIFAR-10 and the photographs the [strongest](../docs/glossary.md#strongest) attack on each, found by searches that go on until longer attacks find

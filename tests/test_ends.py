@@ -103,3 +103,15 @@ def small_glow(pictures):
     flow = flows.glow((1, 4, 4), 1, 1, 4)
     flow.initialize(pictures)
     return flow
+
+
+def test_decode_names_a_wrong_precision_and_hands_on_what_is_no_fault_of_z(monkeypatch):
+    flow = flows.plane_flow().double()
+    x = torch.rand(32, 2, generator=torch.Generator().manual_seed(0))
+    flow.initialize(x.double())
+    with pytest.raises(ValueError, match=r"z of a sample must be like encode\(x\).*float64"):
+        flow.decode(torch.zeros(2, 2))
+    fault = RuntimeError("out of memory")
+    monkeypatch.setattr(flow.bijection, "inverse", lambda z: (_ for _ in ()).throw(fault))
+    with pytest.raises(RuntimeError, match="out of memory"):
+        flow.decode(torch.zeros(2, 2, dtype=torch.float64))

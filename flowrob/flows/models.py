@@ -148,19 +148,23 @@ class Flow(nn.Module):
         """x = f^-1(z), the input whose latents are z.
 
         Raises:
-            ValueError: z has not num_dims numbers per sample.
+            ValueError: z is not of the shape and precision that :meth:`encode` returns.
         """
         check_dense(z, "z")
         if math.prod(z.shape[1:]) != self.num_dims:
-            raise ValueError(
-                f"z must hold {self.num_dims} latents per sample, as encode(x) returns them, "
-                f"got shape {tuple(z.shape)}"
-            )
+            raise ValueError(f"z must hold {self.num_dims} latents per sample, got {[*z.shape]}")
         try:
             return self.bijection.inverse(z)[0]
-        except (RuntimeError, ValueError) as error:
-            wanted = "of the shape and precision that encode(x) returns"
-            raise ValueError(f"z must be {wanted}, got {tuple(z.shape)}, {z.dtype}") from error
+        except (RuntimeError, ValueError):
+            wanted, got = ((tuple(t.shape[1:]), t.dtype) for t in (self._latents(), z))
+            require(got == wanted, "z of a sample", got, f"like encode(x), {wanted}")
+            raise
+
+    def _latents(self) -> Tensor:
+        """Those of one input of zeros: their shape, precision and device."""
+        own = next(self.parameters())
+        with torch.no_grad():
+            return self.encode(torch.zeros(1, *self.event_shape, dtype=own.dtype).to(own.device))
 
     @checked
     def sample(
@@ -174,14 +178,10 @@ class Flow(nn.Module):
             temperature: standard deviation of the latents; 1 samples the model itself.
         """
         require(num_samples >= 0, "num_samples", num_samples, "at least 0")
-        reference = next(self.parameters())
-        probe = torch.zeros(1, *self.event_shape, dtype=reference.dtype, device=reference.device)
+        like, device = self._latents(), generator.device
         with torch.no_grad():
-            latent_shape = self.encode(probe).shape[1:]
-            noise = torch.randn(
-                num_samples, *latent_shape, generator=generator, device=generator.device
-            )
-            return self.decode(temperature * noise.to(probe))
+            noise = torch.randn(num_samples, *like.shape[1:], generator=generator, device=device)
+            return self.decode(temperature * noise.to(like))
 
     def __repr__(self) -> str:
         shape = "x".join(map(str, self.event_shape))
