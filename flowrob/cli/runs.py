@@ -134,7 +134,8 @@ def train_recipe(
     if begun_with is not None:
         flow = zoo.load(begun_with, "cpu")
     else:
-        flow = flows.published(model) if model else recipe.build()
+        first = torch.Generator().manual_seed(run.seed)  # draws the first weights
+        flow = flows.published(model, generator=first) if model else recipe.build(first)
     flow.to(flowrob.device())
     images, history = _fit(flow, whole, files, run)
     if history.interrupted:

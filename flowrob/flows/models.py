@@ -410,19 +410,17 @@ PUBLISHED: dict[str, tuple[Callable[..., Flow], dict]] = {
 
 
 @checked
-def published(name: str) -> Flow:
+def published(name: str, generator: torch.Generator | None = None) -> Flow:
     """Glow or RealNVP at a size that its authors published, untrained.
 
     Args:
-        name: a key of :data:`PUBLISHED`.
-
-    Raises:
-        ValueError: no such model.
+        name: a key of :data:`PUBLISHED`; ValueError if it is none.
+        generator: draws the initial weights; default: seed 0.
     """
     if name not in PUBLISHED:
         raise ValueError(f"no published size {name!r}: choose one of {sorted(PUBLISHED)}")
     builder, arguments = PUBLISHED[name]
-    return builder(**arguments)
+    return builder(**arguments, generator=generator)
 
 
 def _check_sizes(**sizes: int) -> None:
