@@ -27,7 +27,7 @@ import flowrob
 from flowrob import flows, records, zoo
 from flowrob._checks import checked
 from flowrob.cli import paper_tables
-from flowrob.cli.recipes import LADDERS, OPTIONS, RECIPES, TABLES, USES
+from flowrob.cli.recipes import LADDERS, OPTIONS, RECIPES, TABLES, USES, Plan
 from flowrob.cli.runs import Files, Run, attack_table, train_recipe
 from flowrob.training import TrainingDiverged
 
@@ -107,9 +107,10 @@ def table(given: argparse.Namespace, run: Run) -> int:
     for name in plan.models.values():
         RECIPES[name].changed(given.set)  # refuses wrong settings before anything is trained
     if given.shipped:
-        whole, plan = plan, plan.among(zoo.names())
-        if absent := [name for name in whole.models.values() if name not in plan.models.values()]:
-            run.say(f"not shipped, and left out: {', '.join(absent)}", error=True)
+        plan = _only(plan, zoo.names(), "not shipped", run)
+    elif given.no_training:
+        there = [name for name in RECIPES if Files.inside(folder, name).output.exists()]
+        plan = _only(plan, there, f"not in {folder}", run)
     if run.group.leads:
         records.check_writable(folder / f"{stem}.json")
     if given.max_steps is not None:
@@ -149,6 +150,17 @@ def table(given: argparse.Namespace, run: Run) -> int:
         records.write_json(given.json or folder / f"{stem}.json", content)
         run.say(paper_tables.layout(content))
     return 0
+
+
+def _only(plan: Plan, names: Sequence[str], why: str, run: Run) -> Plan:
+    """The plan of those of its models that are among these names; the others are told."""
+    fewer = plan.among(names)
+    if absent := [name for name in plan.models.values() if name not in fewer.models.values()]:
+        run.say(f"{why}, and left out: {', '.join(absent)}", error=True)
+    needed = {"clean", "adversarial"} if plan.baselines else set()
+    if not fewer.models or needed - {*fewer.models}:
+        raise ValueError(f"{why}: {', '.join(absent)}; without them there is no table")
+    return fewer
 
 
 def _training_seconds(paths: dict, names: dict[str, str]) -> dict[str, float]:
@@ -243,6 +255,9 @@ def _of_table(new: argparse.ArgumentParser) -> None:
         "--folder", type=Path, help="weights, checkpoints and records; goes on with what is there"
     )
     new.add_argument("--shipped", action="store_true", help="the weights that ship, no training")
+    new.add_argument(
+        "--no-training", action="store_true", help="only the models that --folder holds already"
+    )
     new.add_argument(
         "--data",
         type=_set_and_path,

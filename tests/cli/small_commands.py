@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from flowrob import zoo
@@ -31,9 +32,11 @@ def state(path: Path) -> dict[str, Tensor]:
     return zoo.load(path, "cpu").state_dict()
 
 
-def by_hand(name: str, images: Tensor, validation: Validation | None = None) -> dict[str, Tensor]:
+def by_hand(
+    name: str, images: Tensor, validation: Validation | None = None, seed: int = 0
+) -> dict[str, Tensor]:
     """The weights of such a run: its base, then what goes on from it, both by fit()."""
-    flow = RECIPES[name].build()
+    flow = RECIPES[name].build(torch.Generator().manual_seed(seed))
     for recipe in (RECIPES[RECIPES[name].start], RECIPES[name]):
         loss = replace(recipe.loss, attack_steps=1) if recipe.loss.share else "clean"
         fit(
@@ -44,6 +47,7 @@ def by_hand(name: str, images: Tensor, validation: Validation | None = None) -> 
             batch_size=16,
             update=recipe.update,
             validation=validation,
+            seed=seed,
             progress=False,
         )
     return flow.state_dict()

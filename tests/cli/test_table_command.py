@@ -115,6 +115,25 @@ def test_tables_of_single_models_go_over_iterations(iterations, tmp_path, capsys
     assert "| tiny-hybrid | pgd-3 |" in capsys.readouterr().out
 
 
+def test_models_that_the_folder_holds_are_attacked_without_training(iterations, tmp_path, capsys):
+    assert main(table(tmp_path)) == 0
+    whole = json.loads((tmp_path / "table-tiny-laptop.json").read_text())
+    (tmp_path / "tiny-hybrid.safetensors").unlink()
+    (tmp_path / "tiny-hybrid.checkpoint.safetensors").unlink(missing_ok=True)
+    capsys.readouterr()
+    assert main(table(tmp_path, "--no-training")) == 0
+    assert f"not in {tmp_path}, and left out: tiny-hybrid" in capsys.readouterr().err
+    record = json.loads((tmp_path / "table-tiny-laptop.json").read_text())
+    assert not (tmp_path / "tiny-hybrid.safetensors").exists()
+    assert record["rows"] == [row for row in whole["rows"] if row["model"] == "tiny-clean"]
+
+
+def test_a_table_without_its_models_is_refused(small_table, tmp_path, capsys):
+    assert main(table(tmp_path, "--no-training")) == 2
+    assert "tiny-clean, tiny-adversarial" in (said := capsys.readouterr().err)
+    assert "without them there is no table" in said and not [*tmp_path.glob("*.safetensors")]
+
+
 def test_the_models_of_a_table_are_those_of_train(iterations, tmp_path):
     """Base, settings and seed: one way to train, whichever command asks for it."""
     (tmp_path / "table").mkdir()

@@ -48,6 +48,16 @@ def test_the_run_is_fit_with_the_settings_of_the_recipe_and_of_its_base(trained)
     assert (trained / "tiny-base.checkpoint.safetensors").exists()
 
 
+def test_a_seed_draws_the_first_weights_and_the_batches(trained, tmp_path):
+    assert main(tiny("tiny-clean", tmp_path, "--seed", "1")) == 0
+    images = load("photos", size=16, indices=slice(0, 64))
+    expected, stored = by_hand("tiny-clean", images, seed=1), state(tmp_path / "w.safetensors")
+    assert all(torch.equal(value.cpu(), stored[key]) for key, value in expected.items())
+    drawn = (RECIPES["tiny-base"].build(torch.Generator().manual_seed(n)) for n in (0, 1))
+    first, second = (dict(flow.named_parameters()) for flow in drawn)
+    assert any(not torch.equal(first[key], second[key]) for key in first)
+
+
 def test_a_checkpoint_is_taken_up_again_and_belongs_to_its_settings(trained, tmp_path, capsys):
     before = (trained / "run.safetensors").read_bytes()
     again = tiny("tiny-hybrid", trained, "--output", str(tmp_path / "w.safetensors"))
