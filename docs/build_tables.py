@@ -13,6 +13,8 @@ import json
 import textwrap
 from pathlib import Path
 
+import table_seeds
+
 from flowrob.cli.paper_tables import layout
 from flowrob.cli.recipes import FRESH_HYBRID, PUBLISHED_CLEAN, RECIPES, RUNGS
 from flowrob.evaluation import pipe_table
@@ -274,8 +276,8 @@ def verdicts(run: dict) -> str:
     return "\n".join(f"* {line[0].upper()}{line[1:]}" for line in lines)
 
 
-def section(run: dict, longer: dict) -> str:
-    """One table, its provenance, who wins, and its warnings."""
+def section(run: dict, longer: dict, seeds: list[dict]) -> str:
+    """One table, its provenance, who wins, its other seeds, and its warnings."""
 
     def lines(rows: list[dict], table: str) -> str:
         rows = [{**row, "model": marked(row["model"])} for row in rows]
@@ -292,6 +294,8 @@ def section(run: dict, longer: dict) -> str:
     if run.get("baselines"):
         parts += [floored(run, longer), verdicts(run)]
         parts += [paired(run, note(longer, run["table"]))] if "paired" in run else []
+        if repeated := table_seeds.section(seeds, marked):
+            parts.append(f"{repeated}\n\n{note(longer, run['table'])}")
     parts.append("Each attack alone:\n\n" + lines(single, ""))
     if run["warnings"]:
         warned = len(run["warnings"])
@@ -309,7 +313,7 @@ def runs(results: Path = ROOT / "results") -> list[dict]:
 def render(results: Path = ROOT / "results") -> str:
     """The whole of docs/tables.md."""
     longer = long_attacks(results)
-    sections = (section(run, longer) + "\n" for run in runs(results))
+    sections = (section(run, longer, table_seeds.of(run, results)) + "\n" for run in runs(results))
     head = HEAD.replace("{HARDENED}", hardened()).replace("{FURTHER}", further())
     return "\n".join([head, *sections])
 
@@ -336,7 +340,9 @@ def short_table(results: Path = ROOT / "results") -> str:
         cells = (f"{'>= ' if (model, e) in rising else ''}{number(found[model, e])}" for e in eps)
         lines.append([f"ours, {searched}: {LABELS[model]}", *cells])
     table = pipe_table(["mean bits/dim at eps", *map(str, eps)], lines)
-    notes = [note(longer, run["table"]), *told(run, found, eps), hardened(), counted(run)]
+    notes = [note(longer, run["table"]), *told(run, found, eps)]
+    notes += [table_seeds.told(table_seeds.of(run, results), LABELS), hardened(), counted(run)]
+    notes = [part for part in notes if part]
     text = "\n\n".join(textwrap.fill(part, 100, break_on_hyphens=False) for part in notes)
     return f"\n{table}\n\n{text}\n\n"
 

@@ -301,6 +301,8 @@ def pages(results=ROOT / "results"):
 
 def test_every_row_of_a_hybrid_model_is_marked_as_a_lower_bound():
     tables, texts = pages()
+    import table_seeds
+
     for text in texts.values():
         blocks = text.split("\n\n")
         for block, below in itertools.pairwise(blocks):
@@ -308,8 +310,9 @@ def test_every_row_of_a_hybrid_model_is_marked_as_a_lower_bound():
             ours = [row for row in rows if "hybrid" in row and not row.startswith("paper: ")]
             assert all(row.endswith(f" {tables.MARK}") for row in ours)
             assert bool(ours) == below.startswith(f"{tables.MARK} A lower bound: ")
-    paired = sum("paired" in run for run in tables.runs())  # one table more
-    assert texts["docs/tables.md"].count(f"{tables.MARK} A lower bound: ") == 9 + paired
+    more = sum("paired" in run for run in tables.runs())  # one table more
+    more += sum(len(table_seeds.of(run, ROOT / "results")) > 1 for run in tables.runs())
+    assert texts["docs/tables.md"].count(f"{tables.MARK} A lower bound: ") == 9 + more
 
 
 def test_the_note_on_lower_bounds_is_computed_from_the_record(long_attacks):
@@ -358,6 +361,52 @@ def test_a_changed_table_changes_its_page_the_verdicts_and_the_readme(tmp_path, 
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     changed = tables.with_table(readme, tmp_path)
     assert changed != readme and "| >= 0.12 |" in changed  # as its search had not converged
+
+
+@pytest.fixture
+def other_seed(tmp_path):
+    """Table 1's record, and one as another seed would leave it."""
+    run = json.loads((ROOT / "results/table-1-laptop.json").read_text(encoding="utf-8"))
+    other = json.loads(json.dumps({**run, "seed": 77}))
+    other["rows"] = [row for row in other["rows"] if row["model"] != "clean (published)"]
+    for row in other["rows"]:
+        row["mean"] += 1.0
+    path = tmp_path / "table-1-laptop-seed77.json"
+    path.write_text(json.dumps(other), encoding="utf-8")
+    return run, other, path
+
+
+def test_other_seeds_of_a_table_give_means_and_ranges(other_seed):
+    seeds = load_script("docs/table_seeds.py")
+    run, _, path = other_seed
+    models = {row["model"] for row in run["rows"]}
+    (row,) = [
+        r["mean"] for r in run["rows"] if (r["model"], r["row"], r["eps"]) == ("ladder", "clean", 0)
+    ]
+    runs = seeds.of(run, path.parent)
+    page = seeds.section(runs, str)
+    (line,) = [line for line in page.splitlines() if line.startswith("| ladder | strongest |")]
+    assert f"| {row + 0.5:.2f} ({row:.2f} to {row + 1:.2f}) |" in line and ">=" not in line
+    assert "from seeds 0, 77" in page and "clean (published)" not in page  # which one seed has not
+    (line,) = [line for line in page.splitlines() if line.startswith("| hybrid | strongest |")]
+    assert "| >= " in line
+    assert "seeds 0, 77, at eps 8: " in seeds.told(runs, {model: model for model in models})
+    assert seeds.section([run], str) == "" == seeds.told([run], {})
+
+
+@pytest.mark.parametrize("key", ["num_images", "budget", "data", "seed"])
+def test_seeds_that_were_attacked_in_another_way_are_refused(other_seed, key):
+    seeds = load_script("docs/table_seeds.py")
+    run, other, path = other_seed
+    if key == "data":
+        other["data"]["glow-cifar10-clean"]["report"] = "others"
+    elif key == "seed":
+        other["seed"] = run["seed"]
+    else:
+        other["settings"][key] = None
+    path.write_text(json.dumps(other), encoding="utf-8")
+    with pytest.raises(ValueError, match=path.name):
+        seeds.of(run, path.parent)
 
 
 def test_a_table_says_in_one_run_only_if_it_was():

@@ -1,0 +1,102 @@
+"""Other seeds of a table: its models trained again, from other first weights and other batches.
+
+    python -m flowrob table 1 --seed 1 ... --json results/table-1-laptop-seed1.json
+
+leaves a record beside that of seed 0. What the seeds have in common, images, attacks and budget, is
+held against each other here, so that a range over seeds is not one over attacks.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from flowrob.evaluation import pipe_table
+from flowrob.evaluation.table import number
+
+#: What records of several seeds must agree in: how the models were attacked.
+SAME = ("eps", "num_images", "num_dims", "attacks", "budget", "scored_in")
+
+
+def of(run: dict, results: Path) -> list[dict]:
+    """The records of a table from all seeds, the given one first.
+
+    Raises:
+        ValueError: one of them was attacked in another way, or on other images.
+    """
+    paths = sorted(results.glob(f"table-{run['table']}-{run['scale']}-seed*.json"))
+    others = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    for path, other in zip(paths, others, strict=True):
+        for key in SAME:
+            if other["settings"].get(key) != run["settings"].get(key):
+                raise ValueError(
+                    f"{path.name}: {key} is {other['settings'].get(key)!r}, at seed {run['seed']} "
+                    f"it is {run['settings'].get(key)!r}: attack both in one way"
+                )
+        shared = other["data"].keys() & run["data"].keys()
+        if other["seed"] == run["seed"] or any(other["data"][m] != run["data"][m] for m in shared):
+            raise ValueError(f"{path.name}: not another seed on the same images")
+    return [run, *others]
+
+
+def spread(runs: list[dict], model: str, row: str, eps: int) -> tuple[list[float], bool]:
+    """The means of all seeds, and whether one of them is a lower bound."""
+    wanted = (model, row if eps else "clean", eps)
+    found = [r for run in runs for r in run["rows"] if (r["model"], r["row"], r["eps"]) == wanted]
+    return [float(r["mean"]) for r in found], any(r.get("status") == ">=" for r in found)
+
+
+def cell(means: list[float], rising: bool) -> str:
+    """ ">= mean (least to greatest)"."""
+    mean = sum(means) / len(means)
+    low, high = number(min(means)), number(max(means))
+    return f"{'>= ' if rising else ''}{number(mean)} ({low} to {high})"
+
+
+def table(runs: list[dict], name: Callable[[str], str]) -> str:
+    """Two lines per model that every seed has, 20 steps and strongest: mean over seeds, range."""
+    eps = runs[0]["settings"]["eps"]
+    everywhere = [{r["model"] for r in run["rows"]} for run in runs]
+    lines = []
+    for model in dict.fromkeys(r["model"] for r in runs[0]["rows"]):
+        if all(model in present for present in everywhere):
+            for row in ("pgd-20", "strongest"):
+                cells = [cell(*spread(runs, model, row, e)) for e in eps]
+                lines.append([name(model), row, *cells])
+    return pipe_table([f"{len(runs)} seeds", "attack", *(f"eps {e}" for e in eps)], lines)
+
+
+def minutes(run: dict) -> float:
+    """Of training and attacks together."""
+    return (sum(run["training_seconds"].values()) + run["attack_seconds"]) / 60
+
+
+def section(runs: list[dict], name: Callable[[str], str]) -> str:
+    """The same table from several seeds; "" if there is one alone."""
+    if len(runs) == 1:
+        return ""
+    seeds = ", ".join(str(run["seed"]) for run in runs)
+    made = "; ".join(f"`{run['command']}` ({minutes(run):.0f} minutes)" for run in runs[1:])
+    return (
+        f"The same from seeds {seeds} (first weights, batches and attacks drawn anew, the images "
+        "are the same): mean over seeds of the mean over images, in brackets the range over seeds; "
+        f"`>=`: on some seed the search had not converged. Made by {made}.\n\n{table(runs, name)}"
+    )
+
+
+def told(runs: list[dict], labels: dict[str, str]) -> str:
+    """One sentence on how far seeds differ, at the greatest eps; "" for one seed."""
+    if len(runs) == 1:
+        return ""
+    eps = max(runs[0]["settings"]["eps"])
+    parts = []
+    for model in ("adversarial", "hybrid", "hybrid (1:1, fresh)", "ladder"):
+        means, rising = spread(runs, model, "strongest", eps)
+        low, high = number(min(means)), number(max(means))
+        parts.append(f"{labels[model]} {'>= ' if rising else ''}{low} to {high}")
+    seeds = ", ".join(str(run["seed"]) for run in runs)
+    return (
+        f"Trained again, seeds {seeds}, at eps {eps}: {', '.join(parts)} "
+        "([all rows][docs/tables.md])."
+    )
