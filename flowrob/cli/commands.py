@@ -127,7 +127,8 @@ def table(given: argparse.Namespace, run: Run) -> int:
             return 130
         run.group.wait(flowrob.device())  # for the first process's file
     models, attacking = {label: zoo.load(path) for label, path in paths.items()}, time.monotonic()
-    result, facts = paper_tables.attack_models(plan, models, recipes, run, given.limit)
+    limit = plan.num_images if given.limit is None else given.limit
+    result, facts = paper_tables.attack_models(plan, models, recipes, run, limit)
     attacking = time.monotonic() - attacking
     if run.group.leads:
         content = {
@@ -266,7 +267,7 @@ def _of_table(new: argparse.ArgumentParser) -> None:
         metavar="SET=PATH",
         help="where the images of a set are: a folder, or an .npz file",
     )
-    new.add_argument("--limit", type=int, help="attack at most so many images")
+    new.add_argument("--limit", type=int, help="attack at most so many images (default: a few)")
     new.add_argument(
         "--max-steps",
         type=int,

@@ -3,7 +3,8 @@
 import json
 import math
 import os
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -276,3 +277,15 @@ def test_a_row_has_one_budget_and_what_is_not_loss_is_alike(key):
         assert further[0].num_steps <= recipes[0].num_steps / 2
         alike = replace(further[0], num_steps=recipes[0].num_steps, start=recipes[0].start)
         assert replace(alike, loss=recipes[0].loss) == recipes[0]
+
+
+@pytest.mark.parametrize("number", ["1", "2", "3", "photos"])
+def test_the_tables_on_record_are_what_the_command_makes_unless_told_otherwise(number):
+    path = Path(__file__).parents[2] / f"results/table-{number}-laptop.json"
+    record, plan = json.loads(path.read_text(encoding="utf-8")), TABLES[number, "laptop"]
+    settings, count = record["settings"], record["settings"]["num_images"]
+    counts = {*count.values()} if isinstance(count, dict) else {count}
+    assert counts == {plan.num_images}
+    assert settings.get("budget") == (plan.budget and asdict(plan.budget))
+    assert settings["attacks"] == plan.attacks and settings["eps"] == [*plan.eps]
+    assert record["models"] == [*plan.models.values()]
