@@ -24,17 +24,20 @@ ROOT = Path(__file__).parents[1]
 HEAD = """# Numbers that survive a longer attack
 
 A number under attack is a lower bound. Here every robust model that ships is attacked at eps {eps},
-alone, until longer attacks find no more: seven ascents a round, from several starts and with
-several step lengths, of {first}, {second}, {third}, ... steps, until two rounds in a row gain less
-than {mean_gain} bits/dim in the mean and {image_gain} on every image, or after {most} steps. A row
-is *converged*, or `>=` where the budget ended first. Images that gain nothing any more drop out, so
-that a model which does not hide costs little. Since this record was made the search spends its
-gradients on longer ascents (`evaluation.Budget`), which find more of what hides: its numbers are
-lower bounds the more.
+alone, until longer attacks find no more (`evaluation.Budget`). The first round makes seven ascents
+of {first} steps, from several starts and with several step lengths. While a round gains, the next
+one's Auto-PGD is four times as long, beside the kind that found most so far; once one does not,
+every kind of ascent is tried, each as long as the longest so far and of at least {least} steps. A
+row is *converged* when two rounds in a row gained less than {mean_gain} bits/dim in the mean and
+{image_gain} on every image, the last with every kind; it is `>=` when ascents of {most:,} steps were
+still finding more, or an image had been driven beyond {enough:g} bits/dim and was left there.
+Images that gain nothing any more drop out, so that a model which does not hide costs little.
 
 {limit} images of each set ({data}), one seed. This file is written by
 `python docs/build_converged.py` from `results/converged.json`: `{command}`, {minutes:.0f} minutes
 in all, {date}, torch {torch}, 1 thread.
+
+## Hybrid training under longer attacks
 
 ![Mean bits/dim found against gradient evaluations per image, a panel per set](converged.png)
 """
@@ -133,12 +136,11 @@ def render(results: Path = ROOT / "results") -> str:
     """The whole of docs/converged.md."""
     run = json.loads((results / "converged.json").read_text(encoding="utf-8"))
     settings, budget = run["settings"], run["settings"]["budget"]
-    first = budget["first_steps"]
     head = HEAD.format(
         eps=settings["eps"],
-        first=first,
-        second=2 * first,
-        third=4 * first,
+        first=budget["first_steps"],
+        least=budget["least_steps"],
+        enough=budget["enough"],
         mean_gain=budget["mean_gain"],
         image_gain=budget["image_gain"],
         most=budget["max_steps"],

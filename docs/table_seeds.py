@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from flowrob.cli.recipes import FRESH_HYBRID
 from flowrob.evaluation import pipe_table
 from flowrob.evaluation.table import number
 
@@ -54,16 +55,23 @@ def cell(means: list[float], rising: bool) -> str:
     return f"{'>= ' if rising else ''}{number(mean)} ({low} to {high})"
 
 
+def everywhere(runs: list[dict]) -> list[str]:
+    """The models that every seed has, in the order of the first."""
+    present = [{row["model"] for row in run["rows"]} for run in runs]
+    return [
+        m
+        for m in dict.fromkeys(r["model"] for r in runs[0]["rows"])
+        if all(m in p for p in present)
+    ]
+
+
 def table(runs: list[dict], name: Callable[[str], str]) -> str:
     """Two lines per model that every seed has, 20 steps and strongest: mean over seeds, range."""
-    eps = runs[0]["settings"]["eps"]
-    everywhere = [{r["model"] for r in run["rows"]} for run in runs]
-    lines = []
-    for model in dict.fromkeys(r["model"] for r in runs[0]["rows"]):
-        if all(model in present for present in everywhere):
-            for row in ("pgd-20", "strongest"):
-                cells = [cell(*spread(runs, model, row, e)) for e in eps]
-                lines.append([name(model), row, *cells])
+    eps, lines = runs[0]["settings"]["eps"], []
+    for model in everywhere(runs):
+        for row in ("pgd-20", "strongest"):
+            cells = [cell(*spread(runs, model, row, e)) for e in eps]
+            lines.append([name(model), row, *cells])
     return pipe_table([f"{len(runs)} seeds", "attack", *(f"eps {e}" for e in eps)], lines)
 
 
@@ -78,10 +86,12 @@ def section(runs: list[dict], name: Callable[[str], str]) -> str:
         return ""
     seeds = ", ".join(str(run["seed"]) for run in runs)
     made = "; ".join(f"`{run['command']}` ({minutes(run):.0f} minutes)" for run in runs[1:])
+    absent = {row["model"] for run in runs for row in run["rows"]} - {*everywhere(runs)}
+    fewer = f" Not trained again: {', '.join(sorted(absent))}." if absent else ""
     return (
         f"The same from seeds {seeds} (first weights, batches and attacks drawn anew, the images "
         "are the same): mean over seeds of the mean over images, in brackets the range over seeds; "
-        f"`>=`: on some seed the search had not converged. Made by {made}.\n\n{table(runs, name)}"
+        f"`>=`: on some seed the search had not converged. Made by {made}.{fewer}\n\n{table(runs, name)}"
     )
 
 
@@ -90,8 +100,8 @@ def told(runs: list[dict], labels: dict[str, str]) -> str:
     if len(runs) == 1:
         return ""
     eps = max(runs[0]["settings"]["eps"])
-    parts = []
-    for model in ("adversarial", "hybrid", "hybrid (1:1, fresh)", "ladder"):
+    parts, told_of = [], ("adversarial", "hybrid", FRESH_HYBRID, "ladder")
+    for model in (model for model in told_of if model in everywhere(runs)):
         means, rising = spread(runs, model, "strongest", eps)
         low, high = number(min(means)), number(max(means))
         parts.append(f"{labels[model]} {'>= ' if rising else ''}{low} to {high}")

@@ -387,7 +387,8 @@ def test_other_seeds_of_a_table_give_means_and_ranges(other_seed):
     page = seeds.section(runs, str)
     (line,) = [line for line in page.splitlines() if line.startswith("| ladder | strongest |")]
     assert f"| {row + 0.5:.2f} ({row:.2f} to {row + 1:.2f}) |" in line and ">=" not in line
-    assert "from seeds 0, 77" in page and "clean (published)" not in page  # which one seed has not
+    assert "from seeds 0, 77" in page and "| clean (published) |" not in page
+    assert "Not trained again: clean (published)." in page  # which one seed has not
     (line,) = [line for line in page.splitlines() if line.startswith("| hybrid | strongest |")]
     assert "| >= " in line
     assert "seeds 0, 77, at eps 8: " in seeds.told(runs, {model: model for model in models})
