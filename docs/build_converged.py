@@ -29,8 +29,8 @@ of {first} steps, from several starts and with several step lengths. While a rou
 one's Auto-PGD is four times as long, beside the kind that found most so far; once one does not,
 every kind of ascent is tried, each as long as the longest so far and of at least {least} steps. A
 row is *converged* when two rounds in a row gained less than {mean_gain} bits/dim in the mean and
-{image_gain} on every image, the last with every kind; it is `>=` when ascents of {most:,} steps were
-still finding more, or an image had been driven beyond {enough:g} bits/dim and was left there.
+{image_gain} on every image, the last with every kind; it is `>=` when ascents of {most:,} steps
+were still finding more, or an image had been driven beyond {enough:g} bits/dim and was left there.
 Images that gain nothing any more drop out, so that a model which does not hide costs little.
 
 {limit} images of each set ({data}), one seed. This file is written by

@@ -91,7 +91,8 @@ def section(runs: list[dict], name: Callable[[str], str]) -> str:
     return (
         f"The same from seeds {seeds} (first weights, batches and attacks drawn anew, the images "
         "are the same): mean over seeds of the mean over images, in brackets the range over seeds; "
-        f"`>=`: on some seed the search had not converged. Made by {made}.{fewer}\n\n{table(runs, name)}"
+        f"`>=`: on some seed the search had not converged. Made by {made}."
+        f"{fewer}\n\n{table(runs, name)}"
     )
 
 
