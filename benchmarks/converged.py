@@ -63,6 +63,7 @@ def measure(name: str, images: torch.Tensor, eps: int, budget: Budget, seed: int
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_images(parser)
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=[*KINDS], metavar="KIND")
     parser.add_argument("--eps", type=int, default=8)
     parser.add_argument("--limit", type=int, default=8, help="images of each set")
     parser.add_argument("--max-steps", type=int, default=640, help="of the longest ascent")
@@ -75,7 +76,7 @@ def main() -> None:
     settings |= {"budget": asdict(budget)}
     record = Record(options.json, "converged.py", settings, data={})
     print(pipe_table(["model", "status", "mean", "evaluations", "seconds"], []))
-    names = [f"glow-{data}-{kind}" for data in options.sets for kind in KINDS]
+    names = [f"glow-{data}-{kind}" for data in options.sets for kind in options.kinds]
     for name in (name for name in names if name in zoo.names()):
         data, weights = name.split("-")[1], weights_of(name)
         if not record.needs(weights, model=name):
