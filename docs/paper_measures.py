@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import torch
 
-from flowrob import flows, paper
+from flowrob import data, flows, paper, zoo
 from flowrob.cli.recipes import FRESH_HYBRID
 from flowrob.evaluation.table import number
 from flowrob.flows import plane_flow
@@ -32,6 +32,7 @@ from flowrob.linear import (
     variance_growth,
     worst_case,
 )
+from flowrob.units import midpoint
 
 ROOT = Path(__file__).parents[1]
 AGREES, DISAGREES, REPAIRED, CANNOT = (
@@ -135,6 +136,13 @@ def change_of_variables() -> str:
     log_det = flow.bijection(x[:1])[1].item()
     gap = abs(log_det - jacobian.det().abs().log().item())
     return f"a flow's log-determinant and that of its autograd Jacobian: {below(gap, 1e-9)}"
+
+
+def round_trip() -> str:
+    flow = zoo.load("glow-photos-clean", "cpu")
+    x = midpoint(data.load("photos", split="test", limit=4))
+    gap = flows.invertibility(flow, x).float64
+    return f"decode(encode(x)) of a shipped Glow and four crops x, in float64: {below(gap, 1e-6)}"
 
 
 def theorem_3_1() -> str:
@@ -329,6 +337,16 @@ def carried() -> str:
         f"median {number(statistics.median(bits))}, and {needed} of {len(bits)} images make half "
         f"of the sum. Paper: {printed(paper.table_1('clean').nll[-1:])} beside single images at "
         f"{paper.FIGURE_1['frog attacked, eps 8']:g} and {paper.FIGURE_4.attacked[-1]:g}"
+    )
+
+
+def sets() -> str:
+    """Which images our tables are about, from their records."""
+    used = [d for name in (T1, T2, TP) for d in [next(iter(record(name)["data"].values()))]]
+    counts = [record(name)["settings"]["num_images"] for name in (T1, T2, TP)]
+    return "; ".join(
+        f"trained on {d['train']}, reported on {n} of {d['report']}"
+        for d, n in zip(used, counts, strict=True)
     )
 
 
