@@ -117,7 +117,7 @@ ITEMS = (
     Item(
         "5, set-up",
         "“GLOW and RealNVP, on three datasets: CIFAR-10, LSUN Bedroom, and CelebA”",
-        f"{TABLES}; README, “How many images is that?”",
+        f"{TABLES}; README, *How many images is that?*",
         sets,
         CANNOT,
         "LSUN Bedroom has not been run here; of the others we train on a small part, and "
