@@ -120,8 +120,8 @@ def effect(rows: list[dict], first: tuple[str, str], second: tuple[str, str], wh
     cost = sorted(a["mean"][0] - b["mean"][0] for a, b in found)
     return (
         f"* **{what}**: at eps 8 {worse[0]:+.1f} to {worse[-1]:+.1f} powers of ten, the median of "
-        f"{len(found)} pairs {worse[len(worse) // 2]:+.1f}; clean bits/dim lower by "
-        f"{cost[len(cost) // 2]:+.3f} (median), {cost[0]:+.3f} to {cost[-1]:+.3f}."
+        f"{len(found)} pairs {statistics.median(worse):+.1f}; clean bits/dim lower by "
+        f"{statistics.median(cost):+.3f} (median), {cost[0]:+.3f} to {cost[-1]:+.3f}."
     )
 
 
@@ -146,8 +146,8 @@ def where(rows: list[dict]) -> str:
     """Which latents carry the rise, for either form of the prior."""
     texts = []
     for prior in ("free", "bounded"):
-        share = sorted(row["latent_shares"][0] for row in rows if row["prior"] == prior)
-        texts.append(f"{share[len(share) // 2]:.0%} with a {prior} prior")
+        share = statistics.median(r["latent_shares"][0] for r in rows if r["prior"] == prior)
+        texts.append(f"{share:.0%} with a {prior} prior")
     return (
         "* **where**: of the rise at eps 8 the latents of level 1, which leave first and through a "
         f"prior, carry {' and '.join(texts)} (medians over the runs); the last level's, which have "

@@ -41,14 +41,15 @@ uniform integers of the same size.
 Our models are small, so that a laptop trains them, and saw a few thousand images; the paper's are
 far bigger and saw whole sets: levels differ, shapes can be compared. Within a table clean,
 adversarial and hybrid start from one clean base and go on for the same number of steps, and all are
-attacked on the same images with the same attacks and seeds. What else differs between them:
-adversarial and hybrid training attack for another number of steps, with another memory. {HARDENED}
+attacked on the same images with the same attacks and seeds. What else differs between them is
+whom training attacks, and for how long. {HARDENED}
 {FURTHER} *clean (published)* has a base of its own, made by the same recipe: its couplings' and
 priors' scales have no bound, as Glow's were published, all other rows have one
 ([explosion.md](explosion.md)). The CIFAR-10 images are the first of its training set, the CelebA
 images its first aligned faces, in the ranges printed: those reported on were looked at for the
-first time when these recipes stood. Of the photographs, those reported on are held out whole, and
-intervals in the JSON resample squares of them.
+first time when the recipes of *clean*, *adversarial*, *hybrid* and *clean (published)* stood. The
+recipes that go on from the clean model are younger: by then these images had been seen. Of the
+photographs, those reported on are held out whole, and intervals in the JSON resample squares.
 
 The *ladder* is the mean of the clean model, those adversarial at eps 1, 2 and 4, and the
 adversarial one ([ladder.md](ladder.md)). Baselines: *mixture* is (p_clean + p_adversarial) / 2,
@@ -73,6 +74,18 @@ def hardened() -> str:
         f"Of the images of a hybrid model's batch, {loss.share:.0%} are attacked, each for "
         f"{loss.memory.visits} visits of {loss.attack_steps} steps (`training.Pool`); the paper's "
         "1:1 and ten steps anew are the defaults of `fit`."
+    )
+
+
+def budgets() -> str:
+    """How our adversarial models were trained, and what one step of either costs, by recipe."""
+    losses = {kind: RECIPES[f"glow-cifar10-{kind}"].loss for kind in ("adversarial", "hybrid")}
+    costs = {k: loss.share * loss.attack_steps for k, loss in losses.items()}
+    return (
+        f"An adversarial model's batch is attacked whole, by {losses['adversarial'].attack_steps} "
+        "steps that go on from where the image's last attack ended (`training.PerImage`). So per "
+        f"image and step of training adversarial takes {costs['adversarial']:g} gradients in x, "
+        f"hybrid {costs['hybrid']:g} on average, clean none."
     )
 
 
@@ -314,7 +327,7 @@ def render(results: Path = ROOT / "results") -> str:
     """The whole of docs/tables.md."""
     longer = long_attacks(results)
     sections = (section(run, longer, table_seeds.of(run, results)) + "\n" for run in runs(results))
-    head = HEAD.replace("{HARDENED}", hardened()).replace("{FURTHER}", further())
+    head = HEAD.replace("{HARDENED}", f"{hardened()} {budgets()}").replace("{FURTHER}", further())
     return "\n".join([head, *sections])
 
 
@@ -341,8 +354,8 @@ def short_table(results: Path = ROOT / "results") -> str:
         lines.append([f"ours, {searched}: {LABELS[model]}", *cells])
     table = pipe_table(["mean bits/dim at eps", *map(str, eps)], lines)
     notes = [note(longer, run["table"]), *told(run, found, eps)]
-    notes += [table_seeds.told(table_seeds.of(run, results), LABELS), hardened(), counted(run)]
-    notes = [part for part in notes if part]
+    notes.append(table_seeds.told(table_seeds.of(run, results), LABELS))
+    notes = [*filter(None, notes), f"{hardened()} {budgets()}", counted(run)]
     text = "\n\n".join(textwrap.fill(part, 100, break_on_hyphens=False) for part in notes)
     return f"\n{table}\n\n{text}\n\n"
 

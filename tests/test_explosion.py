@@ -92,6 +92,23 @@ def test_powers_of_ten_are_counted_between_runs_that_differ_in_nothing_else(page
     assert "clean bits/dim lower by +0.100" in text
 
 
+def test_the_median_of_an_even_number_of_pairs_lies_in_their_middle(page):
+    alike = {"set": "photos", "optimizer": "adam", "steps": 1, "coupling": "bounded"}
+    rows = [
+        {**alike, "prior": prior, "seed": seed, "mean": [clean, bits], "latent_shares": [share]}
+        for prior, seed, clean, bits, share in [
+            ("bounded", 0, 4.0, 10.0, 0.2),
+            ("bounded", 1, 4.0, 10.0, 0.4),
+            ("free", 0, 3.9, 1e2, 1.0),
+            ("free", 1, 3.7, 1e4, 1.0),
+        ]
+    ]
+    text = page.effect(rows, ("bounded", "bounded"), ("bounded", "free"), "prior freed")
+    assert "+1.0 to +3.0 powers of ten, the median of 2 pairs +2.0" in text
+    assert "lower by +0.200 (median)" in text
+    assert "30% with a bounded prior" in page.where(rows)
+
+
 def test_a_clean_glow_that_ships_explodes_and_its_bounded_twin_does_not():
     means = {}
     for name in ("glow-cifar10-published-clean", "glow-cifar10-clean"):

@@ -30,7 +30,52 @@ def test_every_table_figure_theorem_and_numbered_equation_has_an_item():
     wanted = [f"Table {n}" for n in (1, 2, 3)] + [f"Figure {n}" for n in (1, 2, 3, 4, 5)]
     wanted += ["Theorem 3.1", "Theorem 3.2", "Remark", "Supplement (1)", "Supplement (3)"]
     wanted += ["problem (1)", "3.1, (2)", "3.1.1", "3.2, (4)", "3.2.1, (5)"]
+    wanted += ["Supplement (2)", "Supplement, details", "Proofs", "2.3", "4, defence"]
+    wanted += ["Figure 1, the robust model", "Table 3, LSUN Bedroom", "1, contributions; 6"]
+    rows = ("in-distribution", "uniform noise", "raised noise")
+    wanted += [f"Figure {n}, {row}" for n in (4, 5) for row in rows]
     assert not [place for place in wanted if place not in places]
+    assert {"1", "6"} <= {item.where for item in page.ITEMS}
+
+
+def test_every_label_of_figures_4_and_5_stands_on_the_page():
+    lines = {item.where: item.quote for item in page.ITEMS}
+    for figure in (paper.FIGURE_4, paper.FIGURE_5):
+        for row, values in (
+            ("in-distribution", figure.attacked),
+            ("uniform noise", figure.noise),
+            ("raised noise", figure.raised),
+        ):
+            quoted = lines[f"{figure.source}, {row}"].split(" / ")
+            assert [float(text) for text in quoted] == [*values]
+
+
+def test_what_had_not_converged_is_a_lower_bound_here_too():
+    run = json.loads((ROOT / "results/table-1-laptop.json").read_text(encoding="utf-8"))
+    found = {(r["model"], r["eps"]): r for r in run["rows"] if r["row"] == "strongest"}
+    lines = {item.where: page.line_of(item)[3] for item in page.ITEMS}
+    for training in ("adversarial", "hybrid"):
+        for eps in paper.EPS[1:]:
+            row = found[training, eps]
+            text = f"{row['mean']:.2f}"
+            assert (f">= {text}" in lines[f"Table 1, {training}"]) == (row["status"] == ">=")
+            assert text in lines[f"Table 1, {training}"]
+
+
+def test_the_set_up_is_read_from_the_package(monkeypatch):
+    lines = {item.quote: item for item in page.ITEMS}
+    ratio = next(item for quote, item in lines.items() if "1:1 ratio" in quote)
+    steps = next(item for quote, item in lines.items() if "attack iterations" in quote)
+    other = sys.modules["paper_experiments"].Loss.of("hybrid", share=0.25, eps=3, attack_steps=7)
+    monkeypatch.setattr(sys.modules["paper_experiments"].Loss, "of", lambda name: other)
+    assert "default share 0.25" in ratio.measured()
+    assert "ε = 3, m = 7" in steps.measured()
+
+
+def test_the_supplement_is_said_to_be_in_notebook_08():
+    items = [item for item in page.ITEMS if item.where.startswith(("Supplement (", "Proofs"))]
+    assert len(items) == 4
+    assert all("08_what_a_mean_hides" in item.ours for item in items)
 
 
 def test_a_changed_record_changes_the_page(tmp_path, monkeypatch):
