@@ -300,11 +300,8 @@ lines = [(f"({p})", fails[p], PROCEDURE[p], PROCEDURE_STYLE[p]) for p in "abcd"]
 plots.label_ends(plots.by_round(left, lines, ylabel=r"P(drop > $\Delta$)", log=False))
 left.axhline(gamma, color=THEORY, lw=1.2, ls=":")
 deltas = np.linspace(0.2, 5, 481)
-stairs = [
-    ("a", "paper", NOISE, ":", "(a), paper's r"),
-    ("a", "exact", PROCEDURE["a"], "-", "(a)"),
-    ("d", "exact", PROCEDURE["d"], "--", "(d), then ends"),
-]
+stairs = [("a", "paper", NOISE, ":", "(a), paper's r"), ("a", "exact", PROCEDURE["a"], "-", "(a)"),
+          ("d", "exact", PROCEDURE["d"], "--", "(d), then ends")]  # fmt: skip
 for p, q, color, style, label in stairs:
     needed = [rounds_for(1.0, 1.0, n, d, gamma, p, quantile=q) for d in deltas]
     plots.rounds_needed(right, deltas, [(label, needed, color, style)], xlabel=r"$\Delta$ (nats)")

@@ -36,10 +36,10 @@ seed = torch.Generator().manual_seed
 FILES = {"bounded": "photos-clean", "published": "photos-published-clean",
          "adversarial": "photos-adversarial", "hybrid": "photos-hybrid",
          "hybrid, fresh": "photos-hybrid-fresh"}  # fmt: skip
-models = {name: zoo.load(f"glow-{file}", "cpu") for name, file in FILES.items()}
-models["RealNVP"] = zoo.load("realnvp-photos-clean", "cpu")
 
 # %%
+models = {name: zoo.load(f"glow-{file}", "cpu") for name, file in FILES.items()}
+models["RealNVP"] = zoo.load("realnvp-photos-clean", "cpu")
 glow, D = models["bounded"], 3072
 crops = data.load("photos", split="test")[::50][:8]
 corners = torch.rand(8, 3, 2, 2, generator=seed(2))
@@ -108,7 +108,8 @@ for ax, (name, (report, gain, most)) in zip(axes, layers.items()):
 axes[0].set_ylabel("factor")
 figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
 plots.show(figure, "Gain per layer below the largest singular value nearly everywhere; the growth climbs "
-           "to about a hundred. In the published Glow one prior at the end of level 1 jumps out, most of all at the attacked crop.")  # fmt: skip
+           "to about a hundred. In the published Glow one prior at the end of level 1 jumps out, most of all at "
+           "the attacked crop.")  # fmt: skip
 
 # %% [markdown]
 # **What we see.** No single culprit: dozens of layers with gains a little above one multiply to a hundred and
@@ -122,7 +123,7 @@ plots.show(figure, "Gain per layer below the largest singular value nearly every
 
 # %% tags=["widget"]
 form = ipywidgets.ToggleButtons(options=[*layers], value="published", description="form of Glow")
-deep = ipywidgets.IntSlider(value=25, min=1, max=len(walks["bounded"].layers), description="layer")
+deep = ipywidgets.IntSlider(value=26, min=1, max=len(walks["bounded"].layers), description="layer")
 
 
 def draw(figure, model, layer):
@@ -419,8 +420,8 @@ axes[0].set(yscale="log", ylim=(1e-3, 6), ylabel="bits/dim more", title="price: 
 axes[1].set_title("attack (open) to certificate (full), at eps = 2 sigma")
 plt.setp(axes, xticks=range(3), xticklabels=[f"sigma {w}\nreach {2 * w}" for w in (1, 4, 16)])
 axes[0].legend(loc="lower right")
-plots.show(figure, "Left: the noise costs from 0.2 to 3 bits/dim as sigma grows from 1 to 16. Right: attack "
-           "and certificate of the smoothed score, all below half a bit/dim.")  # fmt: skip
+plots.show(figure, "Left: the noise costs clean models from 0.2 to 3 bits/dim as sigma grows from 1 to 16, the "
+           "adversarial model less. Right: attack and certificate, all below half a bit/dim.")  # fmt: skip
 
 # %% [markdown]
 # **What we see.** (Record: 12 crops, 300 draws, confidence 0.99 each; attacks of 10 steps on 4 draws.) Right: within reach, hardly
@@ -485,7 +486,8 @@ rungs = sum(cost[f"glow-photos-{m}"] for m in ("clean", "adversarial", "eps1", "
 minutes = [cost["glow-photos-published-clean"], *(cost[f"glow-photos-{m}"] for m in
            ("clean", "adversarial", "hybrid", "hybrid-fresh")), rungs]  # fmt: skip
 columns = {"clean, bits/dim": [at[m, 0] for m in FULL], "attacked at eps 8, found": [at[m, 8] for m in FULL],
-           "training, minutes": minutes, "certified at reach 8": [row[m, 4]["upper"][-1] for m in FULL.values()]}  # fmt: skip
+           "training, minutes": minutes,
+           "certified at reach 8": [row[m, 4]["upper"][-1] for m in FULL.values()]}  # fmt: skip
 
 figure, axes = plt.subplots(1, 4, figsize=(12, 3.4), sharey=True)
 for ax, (title, values), color in zip(axes, columns.items(), (DATA, ATTACK, NOISE, RAISE)):
