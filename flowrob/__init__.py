@@ -104,10 +104,8 @@ def scale(device: torch.device | str) -> dict[str, Any]:
         print("On a CPU: 32 photographs, 20 steps an attack, training at 16x16. ", end="")
         print("On a GPU: 1,000, 200, 32x32.")
         return {"crops": 32, "steps": 20, "pixels": 16, "images": "photos"}
-    from flowrob import data
-
     try:
-        data.load("cifar10", limit=1)
+        importlib.import_module("flowrob.data").load("cifar10", limit=1)
         images, told = "cifar10", "images of CIFAR-10"
     except (FileNotFoundError, ModuleNotFoundError):
         images, told = "photos", "photographs (CIFAR-10 is not on this machine)"
