@@ -43,6 +43,9 @@ def seeded(number):
 # %% [markdown]
 # ## Attack a flow
 #
+# > "samples that look like normal (in-distribution) data to a human eye, yet the model assigns to them low
+# > likelihood scores" (section 1)
+#
 # Two models judge photographs. Both are [flows](../docs/glossary.md#flow) by the name of [Glow](../docs/glossary.md#glow); one was trained as usual ([clean](../docs/glossary.md#clean)), the other
 # on attacked photographs (*robust*). A photograph changed in order to mislead a model is an [adversarial example](../docs/glossary.md#adversarial-example). Six photographs have been attacked in advance, with every budget:
 # [eps](../docs/glossary.md#epsilon) is the number of [grey levels](../docs/glossary.md#grey-level), of 256, by which each colour value may move. The next cell reads
