@@ -34,7 +34,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -88,20 +88,32 @@ def device() -> torch.device:
     return torch.device(name)
 
 
-def scale(device: torch.device | str) -> dict[str, int]:
-    """How much the deep notebooks do on this device: crops and attack steps; and say so.
+def scale(device: torch.device | str) -> dict[str, Any]:
+    """How much the deep notebooks do on this device; and say so.
 
-    >>> scale("cpu")
-    On a CPU: 32 crops, 20 steps an attack. With a GPU: 1,000 crops, 200 steps.
-    {'crops': 32, 'steps': 20}
+    >>> scale("cpu")["crops"]
+    On a CPU: 32 photographs, 20 steps an attack, training at 16x16. On a GPU: 1,000, 200, 32x32.
+    32
+
+    Returns:
+        ``crops`` to attack (at most: the photographs have fewer), ``steps`` of an attack, the
+        ``pixels`` of a side of what is trained, and the ``images`` to attack: "photos"; on a GPU
+        "cifar10", with the Glow trained on it, where that set is on this machine already.
     """
-    laptop, gpu = {"crops": 32, "steps": 20}, {"crops": 1000, "steps": 200}
-    told = ("{crops:,} crops, {steps} steps".format(**size) for size in (laptop, gpu))
     if str(device).startswith("cpu"):
-        print("On a CPU: {} an attack. With a GPU: {}.".format(*told))
-        return laptop
-    print("On a GPU: {1} an attack, not {0} as on a CPU: other numbers are printed.".format(*told))
-    return gpu
+        print("On a CPU: 32 photographs, 20 steps an attack, training at 16x16. ", end="")
+        print("On a GPU: 1,000, 200, 32x32.")
+        return {"crops": 32, "steps": 20, "pixels": 16, "images": "photos"}
+    try:
+        importlib.import_module("flowrob.data").load("cifar10", limit=1)
+        images, told = "cifar10", "images of CIFAR-10"
+    except (FileNotFoundError, ModuleNotFoundError):
+        images, told = "photos", "photographs (CIFAR-10 is not on this machine)"
+    print(f"On a GPU: up to 1,000 {told}, 200 steps an attack, training at 32x32. ", end="")
+    print(
+        "The text was written on a CPU, of 32 photographs, 20 steps, 16x16: other numbers appear."
+    )
+    return {"crops": 1000, "steps": 200, "pixels": 32, "images": images}
 
 
 def __getattr__(name: str):

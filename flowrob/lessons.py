@@ -118,7 +118,9 @@ class Prediction:
         wide = {"width": "max-content"}
         options = [(str(option), option) for option in self.options]
         radio = ipywidgets.RadioButtons(options=options, value=self.said, layout=wide)
-        sure = ipywidgets.ToggleButtons(options=list(SURENESS), value=self.sure, description="I am")
+        sure = ipywidgets.ToggleButtons(
+            options=list(SURENESS), value=self.sure, description="My answer is"
+        )
         radio.observe(lambda change: setattr(self, "said", change["new"]), names="value")
         sure.observe(lambda change: setattr(self, "sure", change["new"]), names="value")
         return ipywidgets.VBox([question, radio, sure])

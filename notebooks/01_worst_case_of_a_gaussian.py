@@ -91,7 +91,11 @@ arrows = [(name, delta[0], color) for name, delta, color in steps]
 plots.plane(left, flow.mean, flow.covariance, x[0], eps, arrows)
 marks = [(name, delta[0], drop(flow, x, delta), color) for name, delta, color in steps]
 plots.drop_by_angle(right, degrees, drop(flow, x, eps * circle), marks)
-alt = "Left: elongated ellipses and a disc of allowed steps around a point; the worst arrow crosses the ellipses, the best points inwards, one away from the mean lies between. Right: the drop by direction, two hills and two valleys; the worst step sits on the higher hill."
+alt = (
+    "Left: elongated ellipses and a disc of allowed steps around a point; the worst arrow "
+    "crosses the ellipses, the best points inwards, one away from the mean lies between. Right: "
+    "the drop by direction, two hills and two valleys; the worst step sits on the higher hill."
+)
 plots.show(fig, alt)
 
 # %% [markdown]
@@ -184,7 +188,11 @@ marks = [
     (f"$\\eta$ = {e:.2f}", d, v, c) for e, d, v, c in zip(roots, found, values, colors, strict=True)
 ]
 plots.drop_by_angle(right, degrees, drop(flow, x, eps * circle), marks)
-alt = "Left: the length of delta against eta shoots up at two poles and meets the radius at four roots. Right: the four roots on the curve of the drop: two hills, two valleys; the largest eta is the higher hill, the smallest the lower valley."
+alt = (
+    "Left: the length of delta against eta shoots up at two poles and meets the radius at four "
+    "roots. Right: the four roots on the curve of the drop: two hills, two valleys; the largest "
+    "eta is the higher hill, the smallest the lower valley."
+)
 plots.show(fig, alt)
 
 # %% [markdown]
@@ -245,7 +253,11 @@ for (top, bottom), size in zip(film.T, radii, strict=True):
     plots.secular(bottom, span, length, size, [2.5], step.multiplier, [ATTACK])
     bottom.set(ylim=(0, 2.4), xlim=(2, 8))
     _ = [ax.label_outer() for ax in (top, bottom)]
-alt = "Four frames. Above, the disc around a point inflates from radius 0.1 to 2, and its worst arrow swings from the gradient to the thin axis. Below, the line at the height of the radius rises, and its crossing with the falling curve slides left towards the pole."
+alt = (
+    "Four frames. Above, the disc around a point inflates from radius 0.1 to 2, and its worst "
+    "arrow swings from the gradient to the thin axis. Below, the line at the height of the "
+    "radius rises, and its crossing with the falling curve slides left towards the pole."
+)
 plots.show(fig, alt)
 
 # %% [markdown]
@@ -283,7 +295,10 @@ arrows = [("(3)", outward[0], ATTACK), ("line before", -outward[0], NOISE)]
 plots.plane(left, sphere.mean, sphere.covariance, x[0], eps, arrows)
 arrows = [("", at_mean[0], ATTACK), ("", -at_mean[0], ATTACK)]
 plots.plane(right, flow.mean, flow.covariance, mean[0], eps, arrows)
-alt = "Left: in a round density equation (3) points away from the mean, the other sign towards it. Right: at the mean two opposite arrows along the thin axis."
+alt = (
+    "Left: in a round density equation (3) points away from the mean, the other sign towards it. "
+    "Right: at the mean two opposite arrows along the thin axis."
+)
 plots.show(fig, alt)
 
 # %% [markdown]
@@ -292,7 +307,7 @@ plots.show(fig, alt)
 # equally bad. The third case is the last line printed.
 #
 # Now move things yourself: raise the radius, and watch the arrow swing and the root slide down (right). Then set *x
-# across it* to 0, and watch the hills.
+# across it* to 0, and watch the hills. (The *condition* of $K$ is its largest variance over its smallest: how thin.)
 
 # %% tags=["widget"]
 worst_case_explorer()
@@ -338,7 +353,11 @@ marks = [(name, delta[0], drop(thin, y, delta), color) for name, delta, color in
 marks[0] = ("two optima", *marks[0][1:])
 marks.append(("", hard.delta[0], hard.drop, ATTACK))
 plots.drop_by_angle(right, degrees, drop(thin, y, circle), marks)
-alt = "Left: from a point on the long axis two optimal arrows lean to both sides of the excluded root's arrow. Right: the drop by direction has two equal hills, and the excluded root is the dip between them."
+alt = (
+    "Left: from a point on the long axis two optimal arrows lean to both sides of the excluded "
+    "root's arrow. Right: the drop by direction has two equal hills, and the excluded root is "
+    "the dip between them."
+)
 plots.show(fig, alt)
 
 # %% [markdown]
@@ -418,7 +437,11 @@ fig, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8))
 lines = [("bound", bound, THEORY), ("worst step", top.expand(200), ATTACK)]
 plots.legend_above(plots.curves(left, t[:, 0], lines, xlabel="$t$", ylabel="nats", log="xy"))
 plots.histogram(right, random, top, xlabel="drop (nats)")
-alt = "Left: the bound as a function of t is a valley that touches the worst step's drop at its floor. Right: a histogram of 10,000 random steps around 2 nats; the worst step stands alone at 26."
+alt = (
+    "Left: the bound as a function of t is a valley that touches the worst step's drop at its "
+    "floor. Right: a histogram of 10,000 random steps around 2 nats; the worst step stands alone "
+    "at 26."
+)
 plots.show(fig, alt)
 
 # %% [markdown]
@@ -466,7 +489,10 @@ for ax, (name, case) in zip(panels, cases.items(), strict=True):
     trapped = (spread[-1] > 0.1).double().mean()
     finds = {"at_least": 0.1} if name == "first point" else {"at_most": 0.05}
     check(f"{name}: a share of {{}} of random starts is trapped", trapped, digits=1, **finds)
-alt = "Nats still missing after each step. First point: from 0 it falls to almost nothing, some random starts stay at 3. Hard case: from 0 it stays at 0.2, all random starts fall."
+alt = (
+    "Nats still missing after each step. First point: from 0 it falls to almost nothing, some "
+    "random starts stay at 3. Hard case: from 0 it stays at 0.2, all random starts fall."
+)
 plots.show(fig, alt)
 
 # %% [markdown]
@@ -544,7 +570,10 @@ fig, ax = plt.subplots(figsize=(7.5, 3.8))
 lines = [(name, table[name], c) for name, c in zip(table, (ATTACK, NOISE, RAISE), strict=True)]
 labels = {"xlabel": "grey levels per value", "ylabel": "bits per dimension", "log": "y"}
 plots.label_ends(plots.curves(ax, grey, lines, **labels))
-alt = "Bits per dimension from 0 to 8 grey levels: worst climbs to 50, noise to 10, best sinks slowly."
+alt = (
+    "Bits per dimension from 0 to 8 grey levels: worst climbs to 50, noise to 10, best sinks "
+    "slowly."
+)
 plots.show(fig, alt)
 
 # %% [markdown]

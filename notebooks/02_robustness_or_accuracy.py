@@ -91,7 +91,11 @@ lines += [("printed: eps", np.minimum(variance_growth(eps, 1.0, n), 2), NOISE)]
 plots.curves(right, eps, lines, xlabel=r"$\varepsilon$", ylabel="growth of the variance")
 right.plot(1.0, grown, "o", color=ATTACK, ms=9, mec="white")
 plots.label_ends(right.set(ylim=(0, 2)) and right)
-alt = "Left: two histograms of distances; the attacked one is the other, shifted outwards by 1. Right: growth of the variance against eps; the refitted dot lies on the curve that uses eps over sigma, far below the printed one."
+alt = (
+    "Left: two histograms of distances; the attacked one is the other, shifted outwards by 1. "
+    "Right: growth of the variance against eps; the refitted dot lies on the curve that uses eps "
+    "over sigma, far below the printed one."
+)
 plots.show(fig, alt)
 
 # %% [markdown]
@@ -155,7 +159,11 @@ lines = [
     for p in "abcd"
 ]
 plots.label_ends(plots.by_round(ax, lines, ylabel="variance $v_m$"))
-alt = "Variance by round on a logarithmic axis: (a) climbs in a straight line to 222, (b) and (c) bend together to 17, (d) stays at 1.7 after the first round. Marks of the simulation lie on the lines."
+alt = (
+    "Variance by round on a logarithmic axis: (a) climbs in a straight line to 222, (b) and (c) "
+    "bend together to 17, (d) stays at 1.7 after the first round. Marks of the simulation lie on "
+    "the lines."
+)
 plots.show(fig, alt)
 
 # %% [markdown]
@@ -200,7 +208,10 @@ lines = [("natural drop", price(v)[0], DATA), ("sensitivity", price(v)[1], ATTAC
 plots.label_ends(plots.curves(left, v, lines, xlabel="variance $v$", ylabel="nats"))
 paths = [(f"({p})", price(formula[p]), PROCEDURE[p], PROCEDURE_STYLE[p][0]) for p in "abcd"]
 plots.legend_above(plots.exchange(right, price(v), paths, xlim=(-0.3, 10)))
-alt = "Left: with growing variance the natural drop rises and the sensitivity falls. Right: one against the other; the marks of all four procedures lie on the same falling curve."
+alt = (
+    "Left: with growing variance the natural drop rises and the sensitivity falls. Right: one "
+    "against the other; the marks of all four procedures lie on the same falling curve."
+)
 plots.show(fig, alt)
 
 # %% [markdown]
@@ -229,7 +240,10 @@ for label, y, color in (("data", x[:2000], DATA), ("outliers", far, RAISE)):
     )
 ax.set(xlabel="log-likelihood, narrow model (nats)", ylabel="wide model (nats)")
 plots.legend_above(ax)
-alt = "Log-likelihood under the wide model against that under the narrow one: data and outliers lie on one rising line."
+alt = (
+    "Log-likelihood under the wide model against that under the narrow one: data and outliers "
+    "lie on one rising line."
+)
 plots.show(fig, alt)
 
 # %% [markdown]
@@ -287,11 +301,17 @@ lines = [(f"({p})", fails[p], PROCEDURE[p], PROCEDURE_STYLE[p]) for p in "abcd"]
 plots.label_ends(plots.by_round(left, lines, ylabel=r"P(drop > $\Delta$)", log=False))
 left.axhline(gamma, color=THEORY, lw=1.2, ls=":")
 deltas = np.linspace(0.2, 5, 481)
-for p, q, color, style, label in (("a", "paper", NOISE, ":", "(a), paper's r"), ("a", "exact", PROCEDURE["a"], "-", "(a)"), ("d", "exact", PROCEDURE["d"], "--", "(d), then ends")):  # fmt: skip
-    stairs = [rounds_for(1.0, 1.0, n, d, gamma, p, quantile=q) for d in deltas]
-    plots.rounds_needed(right, deltas, [(label, stairs, color, style)], xlabel=r"$\Delta$ (nats)")
+stairs = [("a", "paper", NOISE, ":", "(a), paper's r"), ("a", "exact", PROCEDURE["a"], "-", "(a)"),
+          ("d", "exact", PROCEDURE["d"], "--", "(d), then ends")]  # fmt: skip
+for p, q, color, style, label in stairs:
+    needed = [rounds_for(1.0, 1.0, n, d, gamma, p, quantile=q) for d in deltas]
+    plots.rounds_needed(right, deltas, [(label, needed, color, style)], xlabel=r"$\Delta$ (nats)")
 plots.legend_above(right)
-alt = "Left: failure probability by round: (a) dives below the dotted line at round 4, (b) and (c) at round 6, (d) stays at 1. Right: rounds needed against Delta as stairs; the paper's need one or two rounds more than the exact ones; (d) has one step and then ends."
+alt = (
+    "Left: failure probability by round: (a) dives below the dotted line at round 4, (b) and (c) "
+    "at round 6, (d) stays at 1. Right: rounds needed against Delta as stairs; the paper's need "
+    "one or two rounds more than the exact ones; (d) has one step and then ends."
+)
 plots.show(fig, alt)
 
 # %% [markdown]
@@ -299,8 +319,8 @@ plots.show(fig, alt)
 # get there later, (d) never. Right: the rounds needed for each $\Delta$; below some $\Delta$ no number of rounds
 # of (d) suffices.
 #
-# Two more checks: the same problem in other units, $\sigma = \varepsilon = 3$, with $\alpha$ as printed; and a
-# setting where the printed bound on $m$ is negative.
+# Two more checks: other units, $\sigma = \varepsilon = 3$, with $\alpha$ as printed; and a printed bound on $m$
+# that is negative.
 
 # %%
 reach = max(math.sqrt(20 * math.log(1 / gamma)), math.sqrt(2 * n))
@@ -316,7 +336,8 @@ check("and {} rounds suffice", m_easy, equals=0)
 
 # %% [markdown]
 # The printed $\alpha$ asks for too few rounds when $\sigma > 1$. A negative bound is no contradiction: the clean
-# model passes already. Turn the dial yourself: try (d) with many rounds, then a larger $\varepsilon$.
+# model passes already. Turn the dial yourself: try (d) with many rounds, then a larger $\varepsilon$. (*Hybrid* in
+# its figure: half of the data stay clean.)
 
 # %% tags=["widget"]
 trade_off_explorer()
@@ -359,7 +380,10 @@ check("the rate falls in every round, by {} or more", -np.diff(rate).max(), at_l
 fig, ax = plt.subplots(figsize=(8, 3.8))
 lines = [("natural drop", path["a"][0], DATA, "v--"), ("sensitivity", path["a"][1], ATTACK, "o-")]
 plots.label_ends(plots.by_round(ax, lines, ylabel="nats", log=False))
-alt = "By round of (a): the sensitivity falls from 3.2 to nearly 0 nats, fast at first; the natural drop rises steadily to 11."
+alt = (
+    "By round of (a): the sensitivity falls from 3.2 to nearly 0 nats, fast at first; the "
+    "natural drop rises steadily to 11."
+)
 plots.show(fig, alt)
 
 # %% [markdown]
@@ -439,7 +463,11 @@ paths += [("hybrid (d)", prices(hybrid), HYBRID, "^-")]
 plots.legend_above(plots.exchange(left, frontier, paths, xlim=(-0.1, 3.2)))
 lines = [(f"({p})", excess[p][:5], PROCEDURE[p], PROCEDURE_STYLE[p]) for p in "abcd"]
 plots.label_ends(plots.by_round(right, lines, ylabel="paid beyond the frontier (nats)", log=False))
-alt = "Left: the frontier falls; (d) and the hybrid settle on it, (a) runs beside it. Right: what each procedure pays beyond the frontier by round: (a), (b) and (c) rise, (d) stays near zero."
+alt = (
+    "Left: the frontier falls; (d) and the hybrid settle on it, (a) runs beside it. Right: what "
+    "each procedure pays beyond the frontier by round: (a), (b) and (c) rise, (d) stays near "
+    "zero."
+)
 plots.show(fig, alt)
 
 # %% [markdown]
@@ -505,7 +533,10 @@ check("above it {}", last[2.3, 0.0], at_least=1e-3, digits=1)
 check("above it and damped {}", last[2.3, 0.5], at_most=1e-6)
 fig, ax = plt.subplots(figsize=(9, 3.8))
 plots.label_ends(plots.by_round(ax, lines, ylabel="certificate (nats)"))
-alt = "Certificates by round, logarithmic: below the limit it falls to 1e-8, above it it rises towards 1, damped it falls to 1e-12."
+alt = (
+    "Certificates by round, logarithmic: below the limit it falls to 1e-8, above it it rises "
+    "towards 1, damped it falls to 1e-12."
+)
 plots.show(fig, alt)
 
 # %% [markdown]
@@ -561,7 +592,10 @@ paths = [("(d)", rest[0.0], ATTACK, "D"), ("hybrid (d)", rest[0.5], HYBRID, "P")
 paths += [("mixtures", mixtures, RAISE, "^-"), ("1:1 mixture", half, RAISE, "*")]
 plots.exchange(ax, price(v, e), paths, xlim=(-0.1, 4)).lines[-1].set(markersize=16, zorder=4)
 plots.legend_above(ax)
-alt = "The exchange at three standard deviations: (d) and the hybrid lie on the Gaussians' frontier, the mixtures below it, out of reach for Gaussians."
+alt = (
+    "The exchange at three standard deviations: (d) and the hybrid lie on the Gaussians' "
+    "frontier, the mixtures below it, out of reach for Gaussians."
+)
 plots.show(fig, alt)
 
 # %% [markdown]

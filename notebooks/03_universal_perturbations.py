@@ -49,8 +49,8 @@ def unit(directions):
 #
 # A chequerboard, twice as strong in green and with opposite sign in red and blue. No data, no model, no
 # optimisation: three lines of code. We add two grey levels of it (root mean square per colour value) to
-# photographs that Glow, a deep flow, has never seen, and beside it two grey levels of noise. (The weights
-# are `glow-photos-clean`, a Glow whose scales are bounded: [04](04_build_a_flow.ipynb).)
+# photographs that Glow, a deep flow, has never seen, and beside it two grey levels of noise. (Not the clean Glow
+# of notebook 00 but its milder twin, `glow-photos-clean`: see [bounded](../docs/glossary.md#bounded-published).)
 
 # %% tags=["predict"]
 index = torch.arange(32)
@@ -83,7 +83,11 @@ trio = torch.stack([fresh[pick], (fresh[pick] + two * board).clamp(0, 1), shown]
 plots.image_grid(left, trio, 3, "a crop, crop + drawing, the drawing", 2)
 plots.before_after(right, deep, [DATA, NOISE, ATTACK])
 right.set_xlabel("NLL of Glow in bits/dim, one mark per crop")
-alt = "Left: a crop, the same with the drawing added, hardly different, and the drawing, a chequerboard of green and magenta. Right: three rows of marks; noise moves the photographs a little, the drawing more than twice as far."
+alt = (
+    "Left: a crop, the same with the drawing added, hardly different, and the drawing, a "
+    "chequerboard of green and magenta. Right: three rows of marks; noise moves the photographs "
+    "a little, the drawing more than twice as far."
+)
 plots.show(figure, alt)
 
 # %% [markdown]
@@ -136,7 +140,11 @@ plots.plane(left, plane.mean, plane.covariance, [0, 0], eps, [("for all", best.d
 marks = [(f"${s}u_{{min}}$", float(s + "1") * best.delta, best.drop, ATTACK) for s in "+-"]
 plots.drop_by_angle(right, degrees, formula, marks)
 right.plot(degrees, simulated, ".", color=NOISE)
-alt = "Left: a cloud of points and its copy, moved by one arrow across the thin side. Right: the mean drop by direction has two equal summits, opposite each other; simulated dots lie on the curve."
+alt = (
+    "Left: a cloud of points and its copy, moved by one arrow across the thin side. Right: the "
+    "mean drop by direction has two equal summits, opposite each other; simulated dots lie on "
+    "the curve."
+)
 plots.show(figure, alt)
 
 # %% [markdown]
@@ -188,7 +196,10 @@ figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8))
 plots.histogram(left, random, top, xlabel="mean drop (nats)")
 lines = [("", row, ATTACK if row[0] > 0 else DATA) for row in cosine]
 plots.curves(right, range(7), lines, xlabel="step", ylabel="cosine to $u_{min}$")
-alt = "Left: a histogram of random directions that ends at the red line of the closed form. Right: sixteen paths; those that start above 0 go to cosine 1, the others to -1."
+alt = (
+    "Left: a histogram of random directions that ends at the red line of the closed form. Right: "
+    "sixteen paths; those that start above 0 go to cosine 1, the others to -1."
+)
 plots.show(figure, alt)
 
 # %% [markdown]
@@ -235,7 +246,11 @@ for ax, model, turn, step, title in zip(
     plots.cloud(ax, points[:300] + turn * best.delta, NOISE)
     arrow = [(f"{step.drop.item():.1f} nats", step.delta[0], ATTACK)]
     plots.plane(ax, model.mean, model.covariance, [0, 0], 0.0, arrow, 4).set_title(title)
-alt = "Three models in the plane. Clean: an arrow of 1.6 nats. Trained with one sign: the ellipses have moved up, the arrow points the other way and costs 4.7 nats. Trained with a coin: the ellipses are rounder, the arrow costs 0.4 nats."
+alt = (
+    "Three models in the plane. Clean: an arrow of 1.6 nats. Trained with one sign: the ellipses "
+    "have moved up, the arrow points the other way and costs 4.7 nats. Trained with a coin: the "
+    "ellipses are rounder, the arrow costs 0.4 nats."
+)
 plots.show(figure, alt)
 
 # %% [markdown]
@@ -279,7 +294,11 @@ figure, ax = plt.subplots(figsize=(9, 4))
 attacks = [("same step again", NOISE), ("other sign", DATA), ("best step", ATTACK)]
 parts = [(label, row, color) for (label, color), row in zip(attacks, simulated, strict=True)]
 plots.bars_and_theory(ax, list(exact), parts, closed, ylabel="mean drop (nats)")
-alt = "Bars for four models and three attacks. Clean: 3.2 nats each. One sign: -3.2 for the same step, 9.6 for the others. Coin and minimax: about half a nat each. Black ticks, the theory, sit on the bars."
+alt = (
+    "Bars for four models and three attacks. Clean: 3.2 nats each. One sign: -3.2 for the same "
+    "step, 9.6 for the others. Coin and minimax: about half a nat each. Black ticks, the theory, "
+    "sit on the bars."
+)
 plots.show(figure, alt)
 
 # %% [markdown]
@@ -335,7 +354,11 @@ for ax, what, ylabel, log in panels:
     lines = [(name, what[name], color) for name, (_, color) in runs.items()]
     plots.curves(ax, range(rounds + 1), lines, xlabel="round", ylabel=ylabel, log=log)
     plots.label_ends(ax)
-alt = "Left: the drop by round: one sign jumps up to 10 and stays, the coin swings between 0.6 and 3, memory settles near minimax at 0.5. Right: the loss on clean data: one sign pays 3 nats, the others about half a nat."
+alt = (
+    "Left: the drop by round: one sign jumps up to 10 and stays, the coin swings between 0.6 and "
+    "3, memory settles near minimax at 0.5. Right: the loss on clean data: one sign pays 3 nats, "
+    "the others about half a nat."
+)
 plots.show(figure, alt)
 
 # %% [markdown]
@@ -406,7 +429,11 @@ lines = [("clean model", budget**2 / (2 * lam[0]), ATTACK), ("minimax", after, H
 lines += [("n/2", torch.full((61,), 2.0), THEORY)]
 labels = {"xlabel": r"$\varepsilon$", "ylabel": "sensitivity (nats)", "log": "xy"}
 plots.label_ends(plots.curves(right, budget, lines, **labels))
-alt = "Left: four eigenvalues as bars; water fills the two lowest to a common level of 0.62. Right: the clean model's sensitivity grows without bound with the budget, minimax stays below n/2 = 2 nats."
+alt = (
+    "Left: four eigenvalues as bars; water fills the two lowest to a common level of 0.62. "
+    "Right: the clean model's sensitivity grows without bound with the budget, minimax stays "
+    "below n/2 = 2 nats."
+)
 plots.show(figure, alt)
 
 # %% [markdown]
@@ -458,7 +485,11 @@ title = "smallest variance (left six)  |  largest variance (right six)"
 plots.image_grid(above, [*narrow, *wide], 12, title)
 plots.before_after(below, losses, [NOISE, DATA, RAISE, ATTACK])
 below.set(xlabel="drop in nats at one grey level, one mark per held-out crop")
-alt = "Above: six eigenvectors of smallest variance, all chequerboards of green and magenta, and six of largest variance, smooth shades. Below: random steps cost almost nothing, one pattern for all nearly 400 nats with either sign, made to measure about 550."
+alt = (
+    "Above: six eigenvectors of smallest variance, all chequerboards of green and magenta, and "
+    "six of largest variance, smooth shades. Below: random steps cost almost nothing, one "
+    "pattern for all nearly 400 nats with either sign, made to measure about 550."
+)
 plots.show(figure, alt)
 
 # %% [markdown]
@@ -514,7 +545,11 @@ groups = dict(sorted(deep.items(), key=lambda pair: pair[1].median()))
 plots.before_after(upper, groups, order).set_xlabel("NLL of Glow (bits/dim)")
 three = plots.signed(torch.stack([tiled, drawn_sign * board, learned]))
 plots.image_grid(lower, three, 3, "tiled u_min | drawn by hand | Glow's own", 3)
-alt = "Above: six rows of marks. From left to right on the axis: photographs, noise, the tiled eigenvector, the drawing, Glow's own universal pattern, made to measure. Below: the three patterns, all chequerboards of green and magenta."
+alt = (
+    "Above: six rows of marks. From left to right on the axis: photographs, noise, the tiled "
+    "eigenvector, the drawing, Glow's own universal pattern, made to measure. Below: the three "
+    "patterns, all chequerboards of green and magenta."
+)
 plots.show(figure, alt)
 check("tiled u_min and Glow's own: {} and {} times noise", *ratio.values(), at_least=1.5)
 check("{} of Glow's own lies in the thinnest tenth", thin, at_least=0.5, digits=1)
@@ -607,29 +642,32 @@ grade(math.sqrt(0.4), wet, within=2e-3)
 # eps^2 = lam_2 - lam_1 = 0.4. Below that a single direction is worth defending.
 
 # %% [markdown]
-# **3. Why can Glow tell a drawing from its negative?** By how many pixels must you shift the chequerboard
-# to get its negative? Then ask which layer of Glow notices such a shift.
+# **3. Why can Glow tell a drawing from its negative?** Shift the chequerboard by one pixel across; then by one
+# across *and* one down. What does each cost Glow, as a share of what the drawing in its place costs? Predict
+# both from what was printed above, before you try.
 #
 # <details><summary>Hint 1</summary>
 #
-# A chequerboard alternates from pixel to pixel.
+# A chequerboard alternates from pixel to pixel: what is it, shifted by one? And by one in both directions?
 #
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# Glow's first layer, the squeeze of notebook 04, turns every 2 x 2 block into channels.
+# Beat 7 printed what the negative costs. The second shift brings every colour back to where it was.
 #
 # </details>
 
 # %%
-pixels = None  # your answer: the smallest positive number of pixels
-smallest = next(k for k in range(1, 32) if torch.equal(board.roll(k, dims=2), -board))
-grade(pixels, smallest)
+shares = None  # your answer: two numbers, torch.tensor([across, across_and_down])
+shifted = [(board.roll(k, dims=d)) for k, d in ((1, 2), ((1, 1), (1, 2)))]
+costs = [(nll(fresh + two * drawn_sign * b) - deep["photograph"]).mean() for b in shifted]
+grade(shares, torch.stack(costs) / cost["with the drawing"], within=0.03)
 
 # %% tags=["solution"]
-grade(1, smallest)
-# To Glow the four positions in a 2 x 2 block are four different inputs, and a shift by one exchanges
-# them. A Gaussian's mean drop around its own mean is even in delta, whatever it has learned.
+grade(torch.tensor([negative, 1.0]), torch.stack(costs) / cost["with the drawing"], within=0.03)
+# One across makes the negative, one across and one down the drawing again. Glow's first layer, the squeeze (04),
+# takes the four positions in a 2 x 2 block for four different inputs, and one pixel exchanges them. A Gaussian's
+# mean drop around its own mean is even in delta, whatever it has learned.
 
 # %% [markdown]
 # ## Further reading

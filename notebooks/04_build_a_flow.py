@@ -104,7 +104,11 @@ def frame(ax, done):
 figure, axes = plt.subplots(1, 5, figsize=(13, 2.9))
 for ax, done in zip(axes, (0, 1, 3, 6, 10), strict=True):
     frame(ax, done)
-alt = "Five frames: two moons with a grid over them and one starred point. Step by step the grid bends and the moons straighten and merge into one round cloud, half blue, half amber; the star travels along."
+alt = (
+    "Five frames: two moons with a grid over them and one starred point. Step by step the grid "
+    "bends and the moons straighten and merge into one round cloud, half blue, half amber; the "
+    "star travels along."
+)
 plots.show(figure, alt)
 
 # %% [markdown]
@@ -151,7 +155,11 @@ plots.strips(left, z, p_z, z[cuts]).set(xlim=(-3, 3), xlabel="noise $z$", ylabel
 plots.curves(middle, x, [("", z, plots.THEORY)], xlabel="data $x$", ylabel="$z = f(x)$")
 middle.set(xlim=(-2.5, 2.5), ylim=(-3, 3))
 plots.strips(right, x, p_x, x[cuts]).set(xlim=(-2.5, 2.5), xlabel="data $x$")
-alt = "Left: a bell curve cut into ten numbered strips of equal area. Middle: the map, flat around 0. Right: the same ten strips seen from x; those in the middle are wide and low, and there are two humps."
+alt = (
+    "Left: a bell curve cut into ten numbered strips of equal area. Middle: the map, flat around "
+    "0. Right: the same ten strips seen from x; those in the middle are wide and low, and there "
+    "are two humps."
+)
 plots.show(figure, alt)
 mass = torch.cat((torch.zeros(1).double(), torch.cumulative_trapezoid(p_x, x)))[cuts]
 check(
@@ -226,7 +234,10 @@ moved = coupling(lines.reshape(-1, 2))[0].reshape(lines.shape)
 figure, axes = plt.subplots(1, 2, figsize=(7.5, 4.6), sharey=True)
 plots.lines_in_plane(axes[0], lines).set(title="$x$", aspect="equal")
 plots.lines_in_plane(axes[1], moved).set(title="$z$ = coupling($x$)", aspect="equal")
-alt = "A square grid before and after one coupling: vertical lines stay vertical, shifted and stretched; horizontal lines become waves."
+alt = (
+    "A square grid before and after one coupling: vertical lines stay vertical, shifted and "
+    "stretched; horizontal lines become waves."
+)
 plots.show(figure, alt)
 some = torch.randn(50, 2, generator=seeded(0), dtype=torch.float64)
 gap = (coupling(some)[1] - by_definition(coupling, some)).abs().max()
@@ -278,7 +289,10 @@ for ax, (name, flow) in zip(axes, fitted.items(), strict=True):
     plots.density(ax, x1, x2, flow.log_prob(grid).exp().reshape(231, 166))
     plots.cloud(ax, held_out[:200], plots.RAISE).set_title(f"{name}: NLL {nll[name]:.2f}")
     ax.label_outer()
-alt = "Three densities with held-out points: couplings alone make a vague blob, with ActNorm a curve that is dense at two places, with the matrix two clear moons."
+alt = (
+    "Three densities with held-out points: couplings alone make a vague blob, with ActNorm a "
+    "curve that is dense at two places, with the matrix two clear moons."
+)
 plots.show(figure, alt)
 f = best.bijection
 gain = {name: nll["couplings"] - nll[name] for name in fitted}
@@ -330,7 +344,11 @@ fields = [(gaussian, exact.delta, "Gaussian, exact"), (best, climbed.x - starts,
 for ax, (model, delta, title) in zip(axes, fields, strict=True):
     plots.density(ax, x1, x2, model.log_prob(grid).exp().reshape(231, 166))
     plots.field(ax, starts, delta, plots.ATTACK).set_title(title + ": worst step from every point")
-alt = "Two fields of arrows over densities. Over the Gaussian the arrows part along its long axis. Over the flow they part along the spine of each moon and run across it, and meet in the gap between the moons."
+alt = (
+    "Two fields of arrows over densities. Over the Gaussian the arrows part along its long axis. "
+    "Over the flow they part along the spine of each moon and run across it, and meet in the gap "
+    "between the moons."
+)
 plots.show(figure, alt)
 
 # %% [markdown]
@@ -378,7 +396,10 @@ plots.before_after(ax, drops, (plots.THEORY, plots.NOISE, plots.ATTACK))
 ax.set(xlabel="likelihood lost (nats), one mark per held-out point")
 ax.set_xscale("symlog", linthresh=1)
 ax.xaxis.set_major_formatter("{x:g}")
-alt = "Three rows of marks on a logarithmic axis: the Gaussian's worst step costs about half a nat, a random step costs the flow about as much, its worst step several nats."
+alt = (
+    "Three rows of marks on a logarithmic axis: the Gaussian's worst step costs about half a "
+    "nat, a random step costs the flow about as much, its worst step several nats."
+)
 plots.show(figure, alt)
 better = -gaussian.log_prob(held_out).mean().item() - nll["+ matrix"]
 check("the flow fits better by {} nats", better, at_least=0.5, digits=1)
@@ -412,7 +433,11 @@ for ax, mask, title in (
 ):
     plots.image(ax, one[0] * mask + 0.6 * (1 - mask), title)
 plots.image_grid(axes[3], squeezed[0][:, None], 6, "squeezed: 12 channels of 4 x 4")
-alt = "A crop of 8 by 8 pixels; the same with every other pixel blanked like a chequerboard, and its complement; and twelve grey pictures of 4 by 4 pixels, its channels after a squeeze, nearly alike."
+alt = (
+    "A crop of 8 by 8 pixels; the same with every other pixel blanked like a chequerboard, and "
+    "its complement; and twelve grey pictures of 4 by 4 pixels, its channels after a squeeze, "
+    "nearly alike."
+)
 plots.show(figure, alt)
 check("a squeeze has log-det {}", by_definition(Squeeze(), one).abs(), at_most=1e-12)
 check("there and back, it is {} off", (Squeeze().inverse(squeezed)[0] - one).abs().max(), equals=0)
@@ -459,7 +484,10 @@ line = [("", smooth, plots.DATA)]
 plots.curves(axes[0], range(10, 301), line, xlabel="step", ylabel="NLL (bits/dim)")
 plots.image_grid(axes[1], photos[:32], 8, "test crops")
 plots.image_grid(axes[2], flow.sample(32, seeded(4), temperature=0.8), 8, "samples")
-alt = "Left: the NLL falls from above 7 to about 5 bits/dim in 300 steps. Middle: small test crops. Right: samples with similar colours and soft shapes."
+alt = (
+    "Left: the NLL falls from above 7 to about 5 bits/dim in 300 steps. Middle: small test "
+    "crops. Right: samples with similar colours and soft shapes."
+)
 plots.show(figure, alt)
 
 # %% [markdown]
@@ -506,7 +534,10 @@ lines += [("one grey level", [1 / 256] * 7, plots.NOISE)]
 figure, ax = plt.subplots(figsize=(8, 3.6))
 plots.curves(ax, contrast, lines, xlabel="contrast", ylabel="round-trip error", log="x")
 plots.label_ends(ax.set(yscale="log", xticks=contrast, xticklabels=contrast) and ax)
-alt = "Round-trip error against contrast, both logarithmic. Float32 passes one grey level between contrast 2 and 8 and ends above 1000; float64 stays below one grey level throughout."
+alt = (
+    "Round-trip error against contrast, both logarithmic. Float32 passes one grey level between "
+    "contrast 2 and 8 and ends above 1000; float64 stays below one grey level throughout."
+)
 plots.show(figure, alt)
 least = []  # the smallest scale in each coupling, at contrast 16
 for part in (p for p in flow.modules() if isinstance(p, AffineCoupling)):
@@ -590,37 +621,39 @@ grade(undone, lambda z: some, at=[(coupling(some)[0],)])
 # Shift and scale are computed again from z1 = x1, never inverted: any network will do.
 
 # %% [markdown]
-# **2. Why is there an 8 in bits per dimension?** Measure $x$ in grey levels, so that every value is 256
-# times as large. By how many bits does $-\log_2 p$ grow, per dimension?
+# **2. Why is there an 8 in bits per dimension?** Measured in grey levels every value is 256 times as large, and
+# $-\log_2 p$ grows by $\log_2 256 = 8$ per dimension. A scanner tells 1,000 levels apart. What stands in the
+# place of the 8 for its images, and what do 5 bits per dimension, counted in *its* levels, make in ours?
 #
 # <details><summary>Hint 1</summary>
 #
-# Beat 1: what happens to a density when its line is stretched by 256?
+# Beat 1: what happens to a density when its line is stretched by 1,000?
 #
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# It is divided by 256. Take the logarithm to base 2.
+# It is divided by 1,000. Take the logarithm to base 2. Then go from levels to $x$, and from $x$ to our levels.
 #
 # </details>
 
 # %%
-more_bits = None  # your answer: a number
-at, wide = torch.tensor(0.3), torch.distributions.Normal(0.0, 256.0)
-measured = (normal.log_prob(at) - wide.log_prob(256 * at)) / torch.tensor(2.0).log()
-grade(more_bits, measured)
+in_bits = None  # your answer: torch.tensor([in the place of 8, the 5 bits in grey levels])
+at, wide = torch.tensor(0.3), torch.distributions.Normal(0.0, 1000.0)
+more = (normal.log_prob(at) - wide.log_prob(1000 * at)) / torch.tensor(2.0).log()
+grade(in_bits, torch.stack((more, 5 - more + 8)))
 
 # %% tags=["solution"]
-grade(8, measured)
-# What comes out is the probability of one grey level: bits/dim can be compared with a file's size.
+scanner = torch.tensor(1000.0).log2()
+grade(torch.stack((scanner, 5 - scanner + 8)), torch.stack((more, 5 - more + 8)))
+# Bits/dim is the cost of one level, like a file's size: finer levels cost more, for the same image.
 
 # %% [markdown]
 # **3. How many couplings until all depends on all?** Take turns: the first coupling moves $x_2$, the
-# second $x_1$, and so on. After how many does *each* output depend on *each* input?
+# second $x_1$, the third $x_2$ again. Write down, after each of the three, which output depends on which input.
 #
 # <details><summary>Hint 1</summary>
 #
-# After one: $z_1 = x_1$ depends on $x_1$ alone.
+# After one: $z_1 = x_1$ depends on $x_1$ alone, and $z_2$ on both.
 #
 # </details>
 # <details><summary>Hint 2</summary>
@@ -631,17 +664,19 @@ grade(8, measured)
 
 
 # %%
-def entangled(count):
+def depends(count):  # output i on input j: a 2 x 2 matrix of 0 and 1
     f = Chain([AffineCoupling(flows.mlp(1, 2, 8, seeded(k)), flip=k % 2 > 0) for k in range(count)])
     for weight in f.double().parameters():  # a new coupling's last layer is zero: wake it up
         weight.data.normal_(generator=seeded(weight.numel()))
-    return bool((jacobian(lambda v: f(v[None])[0], some[0]).abs() > 1e-12).all())
+    return (jacobian(lambda v: f(v[None])[0], some[0]).abs() > 1e-12)[0].double()
 
 
-count = None  # your answer: a whole number
-grade(count, next(n for n in range(1, 5) if entangled(n)))
+patterns = None  # your answer: a tensor of 0 and 1, (3, 2, 2): coupling, output, input
+grade(patterns, torch.stack([depends(count) for count in (1, 2, 3)]))
 
 # %% tags=["solution"]
-grade(2, next(n for n in range(1, 5) if entangled(n)))
+after_one, all_on_all = torch.tensor([[1.0, 0.0], [1.0, 1.0]]), torch.ones(2, 2)
+answer = torch.stack((after_one, all_on_all, all_on_all))
+grade(answer, torch.stack([depends(count) for count in (1, 2, 3)]))
 # Two entangle; but given what stays, a coupling only shifts and scales the rest: a bell curve stays a
 # bell curve. To bend one hump into two, as in beat 1, takes several turns.

@@ -14,7 +14,7 @@
 # saw crops of five photographs; it is attacked on crops of three others. The questions are
 # the same, the levels cannot be compared, and each verdict says on which data it was reached.
 
-# %%
+# %% tags=["nbval-ignore-output"]
 import json
 from pathlib import Path
 from statistics import geometric_mean
@@ -33,6 +33,7 @@ from flowrob.widgets import drift, layer_explorer, layer_walk, tiled
 
 plots.use_style()
 device = flowrob.device()
+size = flowrob.scale(device)
 EPS = (0, 1, 2, 4, 8)
 
 
@@ -41,12 +42,14 @@ def seeded(seed):
 
 
 # %% tags=["nbval-ignore-output"]
-glow = zoo.load("glow-photos-published-clean", device)
-images = data.load("photos", split="test", limit=32).to(device)
-table = robustness_table(glow.log_prob, images, EPS, generator=seeded(0), batch_size=32)
+weights, long = f"glow-{size['images']}-published-clean", {"num_steps": size["steps"]}
+glow = zoo.load(weights, device)
+images = data.load(size["images"], split="test", limit=size["crops"]).to(device)
+how = {"generator": seeded(0), "batch_size": 32, "attack_options": long}
+table = robustness_table(glow.log_prob, images, EPS, **how)
 attacked, noisy = table.by_eps(), table.by_eps(row="noise")  # one line per eps, clean at 0
 clean = attacked[0]
-one = clean.argsort()[len(clean) // 2]  # the crop of median NLL
+one = clean[:32].argsort()[16]  # the crop of median NLL
 photo, moved = (table.images["model", e, k][one].cpu() / 255
                 for e, k in ((0, "clean"), (2, "attacked")))  # fmt: skip
 print(lessons.times_less_probable(attacked[2, one] - clean[one], glow.num_dims))
@@ -54,7 +57,10 @@ figure, axes = plt.subplots(1, 3, figsize=(8, 3))
 plots.image(axes[0], photo, "photograph")
 plots.image(axes[1], moved, "attacked, 2 grey levels")
 plots.image(axes[2], plots.signed(moved - photo, 2 / 256), "the change, amplified")
-alt = "A crop of a photograph, the same attacked by two grey levels, which looks the same, and the change amplified: fine coloured texture."
+alt = (
+    "A crop of a photograph, the same attacked by two grey levels, which looks the same, and the "
+    "change amplified: fine coloured texture."
+)
 plots.show(figure, alt)
 
 # %% [markdown]
@@ -90,7 +96,10 @@ rows = {f"eps {e}": table.images["model", e, "attacked" if e else "clean"].cpu()
         for e in EPS}  # fmt: skip
 figure, axes = plt.subplots(5, 8, figsize=(9.5, 7.2))
 plots.attacked_rows(axes, rows, values)
-alt = "Eight crops in five rows, eps 0 to 8: down to eps 2 nothing is seen, at 8 a faint texture, while the bits/dim above each grow from about 4 to thousands."
+alt = (
+    "Eight crops in five rows, eps 0 to 8: down to eps 2 nothing is seen, at 8 a faint texture, "
+    "while the bits/dim above each grow from about 4 to thousands."
+)
 plots.show(figure, alt)
 outcome("eight", attacked[-1].median(), digits=1)
 
@@ -109,7 +118,11 @@ lines = [("attacked, mean", mean, plots.ATTACK, "o-"),
 floors = [gibbs_floor(e) for e in EPS]
 figure, ax = plt.subplots(figsize=(8, 4.6))
 plots.nll_against_eps(ax, EPS, lines, floors, [(low, high, plots.ATTACK)])
-alt = "NLL against eps, logarithmic: attacked photographs rise from 4 to about ten thousand bits/dim, the paper's Glow to two million; uniform noise stays below 6, above a dotted floor."
+alt = (
+    "NLL against eps, logarithmic: attacked photographs rise from 4 to about ten thousand "
+    "bits/dim, the paper's Glow to two million; uniform noise stays below 6, above a dotted "
+    "floor."
+)
 plots.show(figure, alt)
 more = (attacked[1:] - clean).median(1).values / (noisy[1:] - clean).median(1).values
 check("the attack costs {} times what noise costs, at the least of the eps", more.min(),
@@ -172,7 +185,10 @@ clouds = {f"noise, eps {e}": v for e, v in zip(EPS[1:], noisy[1:], strict=True)}
 plots.before_after(ax, clouds, [plots.NOISE] * 4)
 ax.plot(floors[1:], range(4), "|", color=plots.THEORY, ms=24, mew=2)
 ax.set_xlabel("NLL in bits/dim; black: the floor of the mean")
-alt = "Clouds of NLLs of photographs plus noise at eps 1, 2, 4 and 8: each lies right of a black mark, its floor, and comes nearer to it as eps grows."
+alt = (
+    "Clouds of NLLs of photographs plus noise at eps 1, 2, 4 and 8: each lies right of a black "
+    "mark, its floor, and comes nearer to it as eps grows."
+)
 plots.show(figure, alt)
 
 # %% [markdown]
@@ -211,7 +227,11 @@ with torch.no_grad():
     labels = {row: glow.bits_per_dim(x).tolist() for row, x in sheet.items()}
 figure, axes = plt.subplots(3, 7, figsize=(11, 5.4))
 plots.attacked_rows(axes, sheet, labels)
-alt = "Three rows of seven images at eps 0 to 32: an attacked photograph whose bits/dim run away, the same under noise, which costs little, and raised noise, whose bits/dim fall and stay above those of the photograph."
+alt = (
+    "Three rows of seven images at eps 0 to 32: an attacked photograph whose bits/dim run away, "
+    "the same under noise, which costs little, and raised noise, whose bits/dim fall and stay "
+    "above those of the photograph."
+)
 plots.show(figure, alt)
 for shown in (paper.FIGURE_4, paper.FIGURE_5):
     for row in sheet:
@@ -226,7 +246,7 @@ for shown in (paper.FIGURE_4, paper.FIGURE_5):
 more_static = dequantize(random_images, seeded(3))
 raised = [glow.bits_per_dim(more_static).detach()]
 for e in EPS[1:]:  # the same attack on sixteen noise images
-    found = raise_likelihood(glow.log_prob, more_static, LinfBall(e / 256), num_steps=20)
+    found = raise_likelihood(glow.log_prob, more_static, LinfBall(e / 256), **long)
     raised.append(bits_per_dim(found.value, glow.num_dims))
 figure, axes = plt.subplots(1, 2, figsize=(10.5, 3.6), sharex=True)
 names = ["noise"] + [f"raised, eps {e}" for e in EPS[1:]]
@@ -238,7 +258,11 @@ plots.before_after(axes[1], dict(zip(names, attacked, strict=True)), colors, log
 for ax in axes:
     ax.axvline(clean.median().item(), color=plots.DATA, lw=1)
     ax.set_xlabel("NLL (bits/dim); line: median photograph")
-alt = "One logarithmic axis twice. Left: noise near 20 bits/dim moves down to 12 as its likelihood is raised, right of the median photograph. Right: photographs move from 4 past the noise to thousands."
+alt = (
+    "One logarithmic axis twice. Left: noise near 20 bits/dim moves down to 12 as its likelihood "
+    "is raised, right of the median photograph. Right: photographs move from 4 past the noise to "
+    "thousands."
+)
 plots.show(figure, alt)
 
 # %% [markdown]
@@ -274,11 +298,11 @@ predict("where", "Glow has three levels, fine to coarse. Where does most of the 
         options=["latents, level 1", "latents, level 2", "latents, level 3", "volumes"])  # fmt: skip
 
 # %% tags=["nbval-ignore-output"]
-start = dequantize(images, seeded(4))
-worst = lower_likelihood(glow.log_prob, start, LinfBall(8 / 256), num_steps=20).x
+start = dequantize(images[:128], seeded(4))
+worst = lower_likelihood(glow.log_prob, start, LinfBall(8 / 256), **long).x
 report = anatomy(glow, start, worst)
 with torch.no_grad():
-    twin = zoo.load("glow-photos-published-clean", "cpu").double()
+    twin = zoo.load(weights, "cpu").double()
     after, before = (twin.bits_per_dim(x.cpu().double()) for x in (worst, start))
 gap = (report.total.cpu() / (after - before) - 1).abs().max()
 check("the parts add up to the change of the NLL, but for a share of {}", gap, at_most=1e-6,
@@ -294,7 +318,11 @@ parts = [("latents", latent, plots.ATTACK), ("volume", volume, plots.DATA)]
 plots.stacked_bars(axes[0], ["level 1", "level 2", "level 3"], parts, ylabel="change (bits/dim)")
 axes[0].set_yscale("symlog", linthresh=1)
 drift(axes[1], levels, report.distance.median(1).values.cpu())
-alt = "Left: bars of the median change by level: the latents of level 1 tower over all else on a logarithmic axis. Right: the distance between clean and attacked activations by layer grows along level 1, peaks one layer wide at its end, then falls."
+alt = (
+    "Left: bars of the median change by level: the latents of level 1 tower over all else on a "
+    "logarithmic axis. Right: the distance between clean and attacked activations by layer grows "
+    "along level 1, peaks one layer wide at its end, then falls."
+)
 plots.show(figure, alt)
 every = [*(f"latents, level {k}" for k in (1, 2, 3)), "volumes"]
 outcome("where", every[torch.cat([latent, volume.sum()[None]]).argmax()])
@@ -319,7 +347,11 @@ for (title, k), (top, bottom) in zip(stops.items(), axes.T, strict=True):
     scale = 3 * walk.clean[k].square().mean().sqrt().item()
     tiled(top, walk.clean[k], scale, title)
     tiled(bottom, walk.attacked[k], scale)
-alt = "Six stops in a Glow, clean above and attacked below: at the squeeze both show the photograph, along level 1 the attacked one fills with texture, at the prior its leaving channels are saturated black and white."
+alt = (
+    "Six stops in a Glow, clean above and attacked below: at the squeeze both show the "
+    "photograph, along level 1 the attacked one fills with texture, at the prior its leaving "
+    "channels are saturated black and white."
+)
 plots.show(figure, alt)
 
 # %% [markdown]
@@ -345,7 +377,7 @@ predict("blind", "Which comes closer to twenty steps of PGD?",
         options=["Square, 100 queries", "the Gaussian's worst"])  # fmt: skip
 
 # %% tags=["nbval-ignore-output"]
-train = data.load("photos", limit=1500)
+train = data.load(size["images"], limit=1500)
 gaussian = GaussianFlow.fit(dequantize(train, seeded(5)), ridge=1e-6)
 ball, few = LinfBall(4 / 256), start[:16]
 blind = {"using": attacks.square, "generator": seeded(6), "num_steps": 100}
@@ -359,7 +391,10 @@ results |= {name: bits_per_dim(-a.value, glow.num_dims) for name, a in tried.ite
 figure, ax = plt.subplots(figsize=(9, 3.2))
 plots.before_after(ax, results, [plots.DATA, plots.THEORY, plots.NOISE, plots.ATTACK], log=True)
 ax.set_xlabel("NLL (bits/dim) at eps 4, one mark per image")
-alt = "Four rows of NLLs at eps 4: clean near 4, the Gaussian's worst and Square between 5 and 7, PGD from 40 to 500."
+alt = (
+    "Four rows of NLLs at eps 4: clean near 4, the Gaussian's worst and Square between 5 and 7, "
+    "PGD from 40 to 500."
+)
 plots.show(figure, alt)
 middle = {name: v.median().item() for name, v in results.items()}
 outcome("blind", max(list(middle)[1:3], key=middle.get))
@@ -404,7 +439,10 @@ for ax, optimizer in zip(axes, ("adam", "adamax", "muon"), strict=True):
     ax.set(title=optimizer, xlabel="training steps", yscale="log")
 axes[0].set_ylabel("mean bits/dim at eps 8")
 figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=4)
-alt = "Three panels, one per optimizer: mean bits/dim at eps 8 against training steps. The two lines with a free prior lie powers of ten above the two with a bounded one."
+alt = (
+    "Three panels, one per optimizer: mean bits/dim at eps 8 against training steps. The two "
+    "lines with a free prior lie powers of ten above the two with a bounded one."
+)
 plots.show(figure, alt)
 
 # %% [markdown]
@@ -576,6 +614,6 @@ grade(torch.tensor(9.0).log2().item(), gibbs_floor(4), within=0.003, unit="bits/
 # %% [markdown]
 # ## Further reading
 #
-# Croce and Hein, *Reliable Evaluation of Adversarial Robustness* (ICML 2020), for Auto-PGD;
+# Croce and Hein, *Reliable Evaluation of Adversarial Robustness* (ICML 2020), for a PGD that sets its own step;
 # Andriushchenko et al., *Square Attack* (ECCV 2020); Nalisnick et al., *Do Deep Generative Models
 # Know What They Don't Know?* (ICLR 2019), for likelihood as a detector.

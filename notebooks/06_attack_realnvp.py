@@ -226,7 +226,8 @@ axes[0].set(yscale="log", xlabel="RealNVP, clean (bits/dim)", ylabel="RealNVP, a
 axes[1].set(xscale="log", yscale="log", xlabel="RealNVP, attacked", ylabel="Glow, attacked")
 figure.legend(*axes[1].get_legend_handles_labels(), loc="outside upper left", ncols=4)
 plots.show(figure, "Left: attacked against clean NLL; the most probable crops lie highest, most above 10,000, darker "
-           "ones near 10,000, the least probable near 30. Right: attacked Glow against attacked RealNVP, a loose cloud.")  # fmt: skip
+           "ones near 10,000, the least probable near 30. Right: attacked Glow against attacked RealNVP, a "
+           "loose cloud.")  # fmt: skip
 
 # %% [markdown]
 # **What we see.** Left: the crops that RealNVP finds *most* probable end highest, some powers of ten above the

@@ -17,6 +17,7 @@ import json
 import math
 from pathlib import Path
 
+import ipywidgets
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
@@ -28,18 +29,18 @@ from flowrob.evaluation import anatomy, certify_median, top_singular_values
 from flowrob.lessons import calibration, check, grade, outcome, predict, verdicts
 from flowrob.linear import GaussianFlow, worst_case
 from flowrob.plots import ATTACK, DATA, HYBRID, NOISE, RAISE, THEORY
+from flowrob.widgets import Explorer, draw_layer, layer_walk
 
 plots.use_style()
 seed = torch.Generator().manual_seed
-# %%
 FILES = {"bounded": "photos-clean", "published": "photos-published-clean",
          "adversarial": "photos-adversarial", "hybrid": "photos-hybrid",
          "hybrid, fresh": "photos-hybrid-fresh"}  # fmt: skip
+
+# %%
 models = {name: zoo.load(f"glow-{file}", "cpu") for name, file in FILES.items()}
 models["RealNVP"] = zoo.load("realnvp-photos-clean", "cpu")
 glow, D = models["bounded"], 3072
-
-# %%
 crops = data.load("photos", split="test")[::50][:8]
 corners = torch.rand(8, 3, 2, 2, generator=seed(2))
 ramps = torch.nn.functional.interpolate(corners, size=32, mode="bilinear", align_corners=True)
@@ -82,10 +83,10 @@ plots.show(figure, "Photographs, colour ramps and noise, and their bits/dim: ram
 # coupling, which standardises the latents that leave.)
 
 # %% tags=["predict"]
-one, layers = clean["photographs"][:1], {}
+one, layers, walks = clean["photographs"][:1], {}, {}
 for name in ("bounded", "published"):
     moved = lower_likelihood(models[name].log_prob, one, LinfBall(2 / 256), num_steps=20).x
-    report = anatomy(models[name], one, moved)
+    report, walks[name] = anatomy(models[name], one, moved), layer_walk(models[name], one, moved)
     how = {"num_steps": 8, "generator": seed(0)}
     most = [top_singular_values(models[name], at, **how) for at in (one, moved)]
     layers[name] = report, report.gain[:, 0].numpy(), torch.cat(most, 1).T.numpy()
@@ -107,7 +108,8 @@ for ax, (name, (report, gain, most)) in zip(axes, layers.items()):
 axes[0].set_ylabel("factor")
 figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
 plots.show(figure, "Gain per layer below the largest singular value nearly everywhere; the growth climbs "
-           "to about a hundred. In the published Glow one prior at the end of level 1 jumps out, most of all at the attacked crop.")  # fmt: skip
+           "to about a hundred. In the published Glow one prior at the end of level 1 jumps out, most of all at "
+           "the attacked crop.")  # fmt: skip
 
 # %% [markdown]
 # **What we see.** No single culprit: dozens of layers with gains a little above one multiply to a hundred and
@@ -115,6 +117,23 @@ plots.show(figure, "Gain per layer below the largest singular value nearly every
 # level 1 adds a jump of its own, all that its bar at the crop allows. And the bar itself has moved: its scale is $e^{h}$, the attack
 # raises $h$, and at the attacked crop (triangle) the same layer could stretch many times as far. So there are two kinds of
 # fragility: *many small stretches*, and *one scale without a bound* ([explosion](../docs/explosion.md) takes the second apart).
+#
+# Take both apart yourself. Choose a form and a layer: above, what the layer makes of the crop and of the attacked one;
+# below, the growth so far; in the last line, what this layer did and what it could have done. Nothing is computed any more.
+
+# %% tags=["widget"]
+form = ipywidgets.ToggleButtons(options=[*layers], value="published", description="form of Glow")
+deep = ipywidgets.IntSlider(value=26, min=1, max=len(walks["bounded"].layers), description="layer")
+
+
+def draw(figure, model, layer):
+    said = draw_layer(figure, walks[model], layer - 1)
+    did, could, now = (v[layer - 1] for v in (layers[model][1], *layers[model][2]))
+    return (f"{said}<br>this layer stretches it {did:.2f} times; at most, at the crop {could:.2f}, "
+            f"at the attacked crop {now:.2f} times")  # fmt: skip
+
+
+Explorer(draw, {"model": form, "layer": deep}, (11, 6.4))
 
 # %% tags=["nbval-ignore-output"]
 growth = {name: report.distance[:, 0] for name, (report, _, _) in layers.items()}
@@ -401,8 +420,8 @@ axes[0].set(yscale="log", ylim=(1e-3, 6), ylabel="bits/dim more", title="price: 
 axes[1].set_title("attack (open) to certificate (full), at eps = 2 sigma")
 plt.setp(axes, xticks=range(3), xticklabels=[f"sigma {w}\nreach {2 * w}" for w in (1, 4, 16)])
 axes[0].legend(loc="lower right")
-plots.show(figure, "Left: the noise costs from 0.2 to 3 bits/dim as sigma grows from 1 to 16. Right: attack "
-           "and certificate of the smoothed score, all below half a bit/dim.")  # fmt: skip
+plots.show(figure, "Left: the noise costs clean models from 0.2 to 3 bits/dim as sigma grows from 1 to 16, the "
+           "adversarial model less. Right: attack and certificate, all below half a bit/dim.")  # fmt: skip
 
 # %% [markdown]
 # **What we see.** (Record: 12 crops, 300 draws, confidence 0.99 each; attacks of 10 steps on 4 draws.) Right: within reach, hardly
@@ -467,7 +486,8 @@ rungs = sum(cost[f"glow-photos-{m}"] for m in ("clean", "adversarial", "eps1", "
 minutes = [cost["glow-photos-published-clean"], *(cost[f"glow-photos-{m}"] for m in
            ("clean", "adversarial", "hybrid", "hybrid-fresh")), rungs]  # fmt: skip
 columns = {"clean, bits/dim": [at[m, 0] for m in FULL], "attacked at eps 8, found": [at[m, 8] for m in FULL],
-           "training, minutes": minutes, "certified at reach 8": [row[m, 4]["upper"][-1] for m in FULL.values()]}  # fmt: skip
+           "training, minutes": minutes,
+           "certified at reach 8": [row[m, 4]["upper"][-1] for m in FULL.values()]}  # fmt: skip
 
 figure, axes = plt.subplots(1, 4, figsize=(12, 3.4), sharey=True)
 for ax, (title, values), color in zip(axes, columns.items(), (DATA, ATTACK, NOISE, RAISE)):
@@ -607,14 +627,14 @@ grade(extra, simulated, within=0.02, unit="bits/dim")
 behind_names = ["photos-adversarial", "photos-hybrid-fresh", "photos-eps4"]
 order = torch.randperm(3, generator=seed(20)).tolist()
 secret = {letter: zoo.load(f"glow-{behind_names[k]}", "cpu") for letter, k in zip("ABC", order)}
+wide = LinfBall(8 / 256)
 
 
-def strike(letter, **how):  # bits/dim of the four crops after an attack at eps 8
-    attack = attacks.attack_images(secret[letter].log_prob, crops[:4], 8, generator=seed(5), **how)
-    return units.bits_per_dim(-attack.value, D)
+def strike(letter, **how):  # the four crops after an attack at eps 8
+    return lower_likelihood(secret[letter].log_prob, few, wide, generator=seed(5), **how).x
 
 
-short = {letter: strike(letter, num_steps=20) for letter in secret}
+short = {letter: bits(strike(letter, num_steps=20), secret[letter]) for letter in secret}
 figure, ax = plt.subplots(figsize=(7, 2.6))
 plots.before_after(ax, short, [DATA, NOISE, RAISE])
 ax.set_xlabel("bits/dim found by 20 steps at eps 8, one mark per crop")
@@ -624,34 +644,38 @@ plots.show(figure, "Three rows of marks for models A, B and C, all between about
 # ### 3. Capstone: break my defence
 #
 # Three robust models without a name. One of them **hides**: it looks robust to 20 steps and is not. Which, and how do you
-# show it? Above is what 20 steps at eps 8 find on 4 crops. Answer with
-# a letter; the check attacks the model you name again, four times as long, and compares.
+# show it? Above is what 20 steps at eps 8 find on the four crops `few`. A letter alone proves nothing: hand in four images as
+# well, within eight grey levels of `few`, that cost the model you name *one bit/dim more* than those 20 steps found.
 #
 # <details><summary>Hint 1</summary>Twenty steps rank them; what would rank them otherwise? Give each the
-# same, longer attack.</details>
-# <details><summary>Hint 2</summary><code>attacks.attack_images(secret["A"].log_prob, crops[:4], 8, num_steps=80,
-# schedule="auto", start="random", generator=seed(5))</code> holds minus the log-likelihoods in <code>.value</code>. Look at the change, not at
-# the level.</details>
+# same, longer attack, and look at the change, not at the level.</details>
+# <details><summary>Hint 2</summary><code>strike("A", num_steps=80, schedule="auto", start="random")</code> is such an
+# attack; <code>bits(images, secret["A"])</code> scores it.</details>
 
 # %%
-hides = None  # "A", "B" or "C"
+hides, broken = None, None  # "A", "B" or "C", and four images
 
 
-def patience(letter):  # bits/dim that 80 steps of Auto-PGD find beyond the 20
-    longer = strike(letter, num_steps=80, schedule="auto", start="random")
-    return (longer - short[letter]).clamp_min(0).mean().item()
+def gain(letter, images):  # bits/dim, in the mean, beyond what 20 steps found
+    return (bits(images, secret[letter]) - short[letter]).clamp_min(0).mean().item()
 
 
-if hides is None:
-    print("Your turn: put a letter into this cell, run it, and see what patience finds.")
-elif (more := patience(hides)) > 1:
-    print(f"Right: {hides} hides; 80 steps find {more:.1f} bits/dim more than 20.")
+if hides is None or broken is None:
+    print("Your turn: put a letter and four images into this cell, and run it.")
+elif (off := 256 * (broken - few).abs().max()) > 8.001 or broken.min() < 0 or broken.max() > 1:
+    print(f"These are no answer: {off:.1f} grey levels away, or outside [0, 1].")
+elif (more := gain(hides, broken)) > 1:
+    print(
+        f"Right: {hides} hides; your images cost it {more:.1f} bits/dim more than 20 steps found."
+    )
 else:
-    print(f"Too low: against {hides} 80 steps find only {more:.2f} bits/dim more. It hardly moves.")
+    print(f"Too low: your images cost {hides} only {more:.2f} bits/dim more than 20 steps found.")
 
 # %% tags=["solution", "nbval-ignore-output"]
-found = {letter: patience(letter) for letter in secret}
+long = {m: strike(m, num_steps=80, schedule="auto", start="random") for m in secret}
+found = {letter: gain(letter, images) for letter, images in long.items()}
 hides = max(found, key=found.get)
+broken = long[hides]
 check("80 steps find {} bits/dim more against one", found[hides], at_least=1, digits=1)
 check("and {} against the next", sorted(found.values())[1], at_most=0.6, digits=1)
 print("It is", behind_names[order["ABC".index(hides)]], "that hides.")

@@ -230,10 +230,27 @@ def test_the_closing_table_knows_its_verdicts():
 
 
 def test_the_scale_is_said_and_grows_with_the_device(capsys):
-    assert flowrob.scale("cpu") == {"crops": 32, "steps": 20}
-    assert printed(capsys).startswith("On a CPU: 32 crops, 20 steps an attack.")
-    assert flowrob.scale(torch.device("cuda", 1)) == {"crops": 1000, "steps": 200}
-    assert printed(capsys).startswith("On a GPU: 1,000 crops, 200 steps an attack, not 32 crops")
+    assert flowrob.scale("cpu") == {"crops": 32, "steps": 20, "pixels": 16, "images": "photos"}
+    assert printed(capsys).startswith("On a CPU: 32 photographs, 20 steps an attack, training at")
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_on_a_gpu_cifar10_is_attacked_where_its_images_are(capsys, monkeypatch, tmp_path, there):
+    asked = []
+
+    def load(name, **options):
+        asked.append((name, options))
+        if not there:
+            raise FileNotFoundError(name)
+
+    monkeypatch.setattr(flowrob.data, "load", load)
+    size = flowrob.scale(torch.device("cuda", 1))
+    images = "cifar10" if there else "photos"
+    assert size == {"crops": 1000, "steps": 200, "pixels": 32, "images": images}
+    assert asked == [("cifar10", {"limit": 1})]  # and never a download
+    told = printed(capsys)
+    assert "up to 1,000" in told and ("CIFAR-10 is not on this machine" in told) is not there
+    assert "other numbers appear" in told
 
 
 @pytest.mark.parametrize("sentence", ["eps = 1: {}", "u_min costs {}"])

@@ -148,6 +148,9 @@ def is_short(nb: NotebookNode, name: str) -> Iterator[str]:
     for where, count in lines.items():
         if count > 25:
             yield f"{where} has {count} lines, more than 25"
+    for cell in code(nb):
+        if (width := max(map(len, cell.source.splitlines()), default=0)) > 125:
+            yield f"{label(nb, cell)} has a line of {width} letters: a screen cuts off after 125"
 
 
 def imports_in_first_cell(nb: NotebookNode, name: str) -> Iterator[str]:
@@ -394,6 +397,7 @@ DAMAGE = [  # (rule, what is done to the sound notebook); cell 1 imports, cell 2
     (is_short, lambda nb: nb.cells.extend([new_markdown_cell("more")] * 21)),
     (is_short, set_source(0, "word " * 2500)),
     (is_short, set_source(2, "x = 1\n" * 26)),
+    (is_short, set_source(2, "x = 1  # " + "one " * 30)),
     (is_short, lambda nb: [cell.update(source="x = 1\n" * 9) for cell in code(nb)]),
     (imports_in_first_cell, set_source(2, "import os")),
     (imports_in_first_cell, set_source(2, "def f():\n    from math import pi\n    return pi")),

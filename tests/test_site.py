@@ -102,6 +102,16 @@ def test_every_page_is_there(site: Path, pages):
     assert "url=docs/index.html" in pages[site / "index.html"].text
 
 
+def test_the_tables_of_notebooks_give_the_minutes_that_these_give_themselves():
+    for page in ("README.md", "docs/walkthrough.md"):
+        text = (ROOT / page).read_text(encoding="utf-8")
+        told = dict(re.findall(r"^\| \[(\d\d) .*\| (\d+)[^|]*, [^|,]+ \|$", text, re.MULTILINE))
+        for path in NOTEBOOKS:
+            opening = "".join(json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"])
+            (read,) = re.findall(r"\*\*Minutes on 2 cores\*\* \| (\d+) to read", opening)
+            assert told[path.name[:2]] == read, (page, path.name)
+
+
 def test_every_page_is_reached_from_the_first(site: Path, pages):
     """By the links of the pages, the sidebar's among them."""
     seen, ahead = set(), [site / "docs/index.html"]
