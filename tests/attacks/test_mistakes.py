@@ -22,6 +22,7 @@ from flowrob.attacks import (
     universal_perturbation,
 )
 from flowrob.attacks.balls import SLACK
+from flowrob.evaluation import mixture, typicality
 from flowrob.flows import plane_flow
 from flowrob.linear import GaussianFlow
 
@@ -82,6 +83,21 @@ def test_objectives_get_a_copy_that_they_may_write_to():
         found = attack(greedy, x, LinfBall(0.1), num_steps=3, generator=seeded())
         assert torch.equal(x, before)
         assert bool((distance(LinfBall(1.0), x, found.x) <= 0.1 + 1e-6).all())
+
+
+@pytest.mark.parametrize("made", [lambda f: mixture(f, f), lambda f: typicality(f, 0.0)])
+def test_what_is_made_of_densities_gives_each_a_copy(made):
+    def greedy(y):
+        value = -y.square().sum(1)
+        y.detach().fill_(7.0)
+        return value
+
+    def modest(y):
+        return -y.square().sum(1)
+
+    x = torch.rand(3, 4, generator=seeded())
+    before = x.clone()
+    assert torch.allclose(made(greedy)(x), made(modest)(x)) and torch.equal(x, before)
 
 
 @pytest.mark.parametrize("model, data", [("float32", "float64"), ("float64", "float32")])
