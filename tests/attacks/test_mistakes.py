@@ -45,8 +45,11 @@ def test_no_point_leaves_its_ball_at_any_radius(kind, radius, dtype):
     generator, ball = seeded(), kind(radius)
     inside = torch.rand(4, 12, generator=generator).to(dtype)
     density = gaussian()
+
+    def objective(y):
+        return (y - 3.0).square().sum(1)
+
     for x, box in ((inside, (0.0, 1.0)), (100.0 * inside - 50.0, None)):
-        objective = lambda y: (y - 3.0).square().sum(1)  # noqa: E731
         options = {"box": box, "generator": generator}
         found = {
             "pgd": pgd(objective, x, ball, num_steps=4, start="random", restarts=2, **options).x,
@@ -54,6 +57,9 @@ def test_no_point_leaves_its_ball_at_any_radius(kind, radius, dtype):
             "square": square(objective, x, ball, num_steps=8, **options).x,
             "linear": linear_attack(density.log_prob, density, x, ball, box=box).x,
             "noise": uniform_noise(x, radius, generator, box),
+            "universal": universal_perturbation(
+                lambda y: -objective(y), x, ball, num_steps=2, box=box
+            ).apply(x),
         }
         for name, moved in found.items():
             size = distance(LinfBall(1.0) if name == "noise" else ball, x, moved)
@@ -204,6 +210,7 @@ def test_a_ball_that_holds_the_box_is_met_with_a_warning(ball):
         small = attack(quiet, x, type(ball)(0.9), num_steps=2, generator=seeded())
         assert not warned(small, "holds the whole box")
         assert not warned(attack(quiet, x, ball, num_steps=2, box=None, generator=seeded()), "box")
+    assert warned(universal_perturbation(quiet, x, ball, num_steps=2), "holds the whole box")
 
 
 @pytest.mark.parametrize(
