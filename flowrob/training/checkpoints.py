@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -333,7 +334,8 @@ def _first_moments(
     twins = {name: value.detach().requires_grad_() for name, value in trained.items()}
     for twin in twins.values():
         twin.grad = torch.zeros_like(twin)
-    twin_optimizer = type(optimizer)([*twins.values()], lr=0.0)
+    make: Any = type(optimizer)
+    twin_optimizer = make([*twins.values()], lr=0.0)
     twin_optimizer.step()
     return {
         f"{name}.{what}": value
