@@ -107,6 +107,8 @@ def table(given: argparse.Namespace, run: Run) -> int:
     for name in plan.models.values():
         RECIPES[name].changed(given.set)  # refuses wrong settings before anything is trained
     if given.shipped:
+        if not {*plan.models.values()} & {*zoo.names()}:
+            raise ValueError(f"--shipped: no model of table {given.number} ships, train them first")
         whole, plan = plan, plan.among(zoo.names())
         if absent := [name for name in whole.models.values() if name not in plan.models.values()]:
             run.say(f"not shipped, and left out: {', '.join(absent)}", error=True)

@@ -119,6 +119,11 @@ def test_a_seed_that_no_generator_takes_is_refused(seed, tmp_path, capsys):
         assert "--seed" in capsys.readouterr().err
 
 
+def test_a_table_none_of_whose_models_ships_is_told_so(capsys, tmp_path):
+    assert main(["table", "tiny", "--shipped", "--folder", str(tmp_path)]) == 2
+    assert "--shipped: no model of table tiny ships" in said(capsys)
+
+
 @pytest.mark.parametrize("path", ["", "/nowhere/at/all"])
 def test_images_that_are_nowhere_are_told_so(path, capsys):
     assert main(["attack", "glow-photos-clean", "--data", path, "--limit", "2"]) == 2
