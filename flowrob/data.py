@@ -172,8 +172,7 @@ def load(
     count, read = sources[name](split, root, download) if name in sources else _path(name)
     positions = _positions(count, indices, limit)
     crop = 148 if name == "celeba" else None
-    big = len(positions) >= 10_000
-    images = tqdm(read(positions), desc=str(name), total=len(positions), disable=not big)
+    images = tqdm(read(positions), str(name), len(positions), disable=len(positions) < 10_000)
     stack = np.stack([_fit(image, size, channels, crop) for image in images])
     return torch.from_numpy(stack).permute(0, 3, 1, 2).contiguous()
 
@@ -251,12 +250,10 @@ def _windows(name: str, scale: int, split: str, size: int) -> list[Crop]:
             Crop(name, scale, tile[0] + i, tile[1] + j, side, side, tile)
             for tile, i, j in product(tiles, steps, steps)
         ]
-    corners = product(
-        range(0, height - side + 1, TRAIN_STRIDE), range(0, width - side + 1, TRAIN_STRIDE)
-    )
+    tops, lefts = (range(0, end - side + 1, TRAIN_STRIDE) for end in (height, width))
     return [
         Crop(name, scale, i, j, side, side)
-        for i, j in corners
+        for i, j in product(tops, lefts)
         if not any(-TILE < t - i < side and -TILE < u - j < side for t, u in tiles)
     ]
 
@@ -423,8 +420,7 @@ def _fit(image: Image.Image, size: int, channels: int, crop: int | None = None) 
         raise ValueError(f"size={size}: an image has only {side} pixels, and none is enlarged")
     left, top = (image.width - side) // 2, (image.height - side) // 2
     image = image.convert("RGB" if channels == 3 else "L")
-    pixels = np.asarray(image.crop((left, top, left + side, top + side)))
-    pixels = pixels.reshape(side, side, channels)
+    pixels = np.asarray(image.crop((left, top, left + side, top + side))).reshape(side, side, -1)
     if side == size:
         return pixels
     weights = _area_weights(side, size)
@@ -433,13 +429,17 @@ def _fit(image: Image.Image, size: int, channels: int, crop: int | None = None) 
 
 
 def _positions(count: int, indices: Any, limit: int | None) -> np.ndarray:
-    if isinstance(indices, slice):
-        if max(abs(indices.start or 0), abs(indices.stop or 0)) > count:
-            raise IndexError(f"indices={indices} reaches beyond the {count} images")
-    elif indices is not None:
-        indices = np.atleast_1d(numbers("indices", indices) if len(indices) else [])
-    chosen = slice(None) if indices is None else indices
-    if not len(positions := np.arange(count)[chosen][:limit]):
+    if not isinstance(indices, slice | None):
+        empty = isinstance(indices, list | tuple) and not indices
+        indices = np.zeros(0, int) if empty else numbers("indices", indices, None)
+    try:
+        ends = (indices.start, indices.stop) if isinstance(indices, slice) else ()
+        if any(abs(end or 0) > count for end in ends):
+            raise IndexError(f"reaches beyond the {count} images")
+        positions = np.arange(count)[slice(None) if indices is None else indices][:limit]
+    except (IndexError, TypeError, ValueError) as error:
+        raise type(error)(f"indices={indices} {error}") from error
+    if not len(positions):
         raise IndexError(f"indices={indices} chooses none of the {count} images")
     return positions
 

@@ -14,6 +14,7 @@ that names the files of its parts, which lie beside it.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -152,7 +153,7 @@ def _build(path: Path, config: dict, stored: Mapping[str, Tensor]) -> Flow:
     if not isinstance(kind, str) or kind not in _BUILDERS:
         raise ValueError(f"{path}: unknown architecture {kind!r}; update flowrob")
     given = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items() if k != "kind"}
-    _check_size(path, given, stored)
+    _check_size(path, kind, given, stored)
     try:
         flow = _BUILDERS[kind](**given)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
@@ -167,11 +168,11 @@ def _build(path: Path, config: dict, stored: Mapping[str, Tensor]) -> Flow:
     return flow
 
 
-def _check_size(path: Path, given: Mapping, stored: Mapping[str, Tensor]) -> None:
+def _check_size(path: Path, kind: str, given: Mapping, stored: Mapping[str, Tensor]) -> None:
     """Raise unless a flow of these arguments could be as small as the tensors that are stored.
 
-    Every step, or block, has a tensor at least, and width^2 numbers: nothing that is built is much
-    larger than the file.
+    Every step, or block, has a tensor at least, and width^2 numbers, every mask of RealNVP one a
+    pixel: nothing that is built is much larger than the file.
     """
     numbers = sum(tensor.numel() for tensor in stored.values())
     parts, width, defaults = 1, 1, {"num_levels": 1, "num_steps": 1, "num_blocks": 1, "width": 1}
@@ -183,9 +184,11 @@ def _check_size(path: Path, given: Mapping, stored: Mapping[str, Tensor]) -> Non
     shape = given.get("image_shape", ())
     sizes = shape if isinstance(shape, tuple) else ()
     big = [n for n in sizes if isinstance(n, int) and n > 2**16]
+    mask = math.prod(n for n in sizes[1:] if isinstance(n, int)) if kind == "realnvp" else 1
     channels = sizes[0] if sizes and isinstance(sizes[0], int) else 1
     last = max(width, channels * 2 ** (min(given.get("num_levels", 1), 64) - 1))
-    if big or parts > len(stored) or max(parts * width**2, last * width) > max(numbers, 64):
+    least = max(parts * width**2, last * width, mask)
+    if big or parts > len(stored) or least > max(numbers, 64):
         raise ValueError(
             f"{path}: {dict(given)} speaks of a flow greater than the {numbers:,} numbers in the "
             "file; it is damaged or was made by something else"

@@ -7,7 +7,9 @@ import math
 import os
 import stat
 import time
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -223,6 +225,31 @@ def test_crafted_weights_are_refused_before_anything_is_built(change, tmp_path):
     with pytest.raises(ValueError, match=r"crafted\.safetensors"):
         zoo.load(path)
     assert time.monotonic() - started < 5.0
+
+
+@pytest.mark.parametrize("shape", [[1, 2**13, 2**13], [1, 2**16, 2**16], [1, 8, 2**16]], ids=str)
+def test_masks_greater_than_the_file_are_not_built(shape, tmp_path, monkeypatch):
+    flow, _ = trained("realnvp")
+    path = tmp_path / "crafted.safetensors"
+    tensors, config = flow.state_dict(), {**flow.config, "image_shape": shape}
+    assert zoo.load(crafted(path, flow.config, tensors), "cpu").event_shape == (1, 8, 8)
+    monkeypatch.setitem(zoo._BUILDERS, "realnvp", lambda **given: pytest.fail("built"))
+    with pytest.raises(ValueError, match=r"crafted\.safetensors.* greater than the"):
+        zoo.load(crafted(path, config, tensors))
+
+
+def test_the_tensors_of_a_foreign_file_are_not_even_read(tmp_path, monkeypatch):
+    path = tmp_path / "foreign.safetensors"
+    save_file({"a": torch.zeros(2)}, path, {"flowrob": "checkpoint"})
+
+    @contextmanager
+    def header_only(path, framework):
+        with safe_open(path, framework) as file:
+            yield SimpleNamespace(metadata=file.metadata, keys=lambda: pytest.fail("read"))
+
+    monkeypatch.setattr(records, "safe_open", header_only)
+    with pytest.raises(ValueError, match=r"foreign\.safetensors is not a model that flowrob"):
+        zoo.load(path)
 
 
 def test_files_without_a_flow_or_with_other_tensors_are_refused(tmp_path):

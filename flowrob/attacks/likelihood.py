@@ -132,6 +132,7 @@ class Universal:
         history: (num_steps + 1,), the best mean so far after every step.
         box: what perturbed images are clipped to, or None.
         warnings: as in :class:`Attack`.
+        ball: which perturbations were allowed.
     """
 
     delta: Tensor
@@ -140,10 +141,13 @@ class Universal:
     history: Tensor
     box: Box
     warnings: list[str]
+    ball: Ball
 
     def apply(self, x: Tensor) -> Tensor:
         """x + delta, clipped to the box: for any images, those it was fitted on or others."""
-        return clip(check_start(x, self.box) + self.delta.to(x), self.box)
+        x = check_start(x, self.box)
+        region = Region(x, self.ball.on(x), self.box)
+        return region.inside(clip(x + self.delta.to(x), self.box))
 
 
 def universal_perturbation(
@@ -186,8 +190,9 @@ def universal_perturbation(
     objective = _MeanOverImages(Negative(log_prob), x, box, slices(len(x), batch_size))
     options = _falling(pgd, ball, 2.0, options)
     found = pgd(objective, torch.zeros_like(x[:1]), ball, box=None, **options)
+    warnings = found.warnings + too_wide(ball.on(x), box, x)
     value, start_value = found.value.item(), found.start_value.item()
-    return Universal(found.x[0], value, start_value, found.history[:, 0], box, found.warnings)
+    return Universal(found.x[0], value, start_value, found.history[:, 0], box, warnings, ball)
 
 
 @dataclass(frozen=True)

@@ -232,9 +232,9 @@ def value_and_gradient(objective: Objective, x: Tensor) -> tuple[Tensor, Tensor]
 
 
 def scored(objective: Objective, x: Tensor) -> Tensor:
-    """objective(x) with its graph, x and the shape of the value checked."""
+    """objective(x) with its graph, x and the shape of the value checked; it gets a copy."""
     check_batch(x)
-    return checked(objective(x), x)
+    return checked(objective(x.clone()), x)
 
 
 def check_batch(x: Tensor) -> None:

@@ -160,7 +160,9 @@ def _only(plan: Plan, names: Sequence[str], why: str, run: Run) -> Plan:
         run.say(f"{why}, and left out: {', '.join(absent)}", error=True)
     needed = {"clean", "adversarial"} if plan.baselines else set()
     if not fewer.models or needed - {*fewer.models}:
-        raise ValueError(f"{why}: {', '.join(absent)}; without them there is no table")
+        raise ValueError(
+            f"{why}: {', '.join(absent)}; without them there is no table, train them first"
+        )
     return fewer
 
 
@@ -178,7 +180,7 @@ def attack(given: argparse.Namespace, run: Run) -> int:
     """robustness_table() of a model on the images it is reported on."""
     flow, recipe = zoo.load(given.name), zoo.recipe(given.name)
     preset = recipe.get("preset", given.name)
-    known = RECIPES.get(preset, RECIPES["glow-photos-clean"])  # whose images need no network
+    known = RECIPES.get(str(preset), RECIPES["glow-photos-clean"])  # whose images need no network
     images = known.images.elsewhere(given.data, given.download, {"report": given.report})
     options = {"num_steps": given.steps, "restarts": given.restarts, "schedule": given.schedule}
     chosen = images.load("report", flow, given.limit)
@@ -288,7 +290,7 @@ def _add_images(parser: argparse.ArgumentParser, uses: Sequence[str]) -> None:
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--download", action="store_true", help="the set, if it is not here")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=_seed, default=0)
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the results there")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
 
@@ -302,6 +304,12 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         metavar="OPTION=VALUE",
         help=f"change what training is told: {', '.join(OPTIONS)}",
     )
+
+
+def _seed(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) < 2**63):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 0 to 2^63 - 1")
+    return int(text)
 
 
 def _range(text: str) -> tuple[int, int]:

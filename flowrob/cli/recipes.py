@@ -52,15 +52,19 @@ class Images:
         """The same uses of other images: a set, folder or file, or other ranges.
 
         Raises:
-            ValueError: a path, which has no splits, and no range for one of the uses.
+            ValueError: no such path, or a path, which has no splits, and no range for one of the
+                uses.
         """
-        new = replace(self, data=data_ or self.data, download=download)
+        new = replace(self, data=self.data if data_ is None else data_, download=download)
         has_splits = new.data in data.SPLITS
         for use, given in ranges.items():
             if not (part := getattr(self, use)) and not given:
                 continue
             split, limits = part or self.train
             if not has_splits and not (given or limits):
+                if not os.path.exists(new.data):
+                    known = ", ".join(data.SPLITS)
+                    raise ValueError(f"--data {new.data!r}: neither {known}, nor a path")
                 raise ValueError(
                     f"{new.data} has no splits: say which images to {use} on, --{use} A:B"
                 )
@@ -70,6 +74,8 @@ class Images:
     def load(self, use: str, flow: flows.Flow, limit: int | None = None) -> Tensor:
         """The images for "train", "tune" or "report", in the size of the flow."""
         split, limits = getattr(self, use)
+        if len(flow.event_shape) != 3:
+            raise ValueError(f"a model of images is needed, this one has shape {flow.event_shape}")
         channels, size, _ = flow.event_shape
         return data.load(
             self.data,
@@ -175,7 +181,7 @@ def _attack(loss: Loss, name: str, value: object) -> Loss:
         return replace(loss, memory=Pool(value))
     if name == "memory":
         kinds = {kind: make for make, kind in MEMORIES.items()}
-        if value not in kinds:
+        if not isinstance(value, str) or value not in kinds:
             raise ValueError(f"memory must be one of {[*kinds]}, got {value!r}")
         if type(loss.memory) is kinds[value]:
             return loss  # with its visits, whichever was said first

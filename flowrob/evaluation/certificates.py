@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from scipy.stats import binom, norm
@@ -21,7 +21,7 @@ from torch import Tensor
 from flowrob._checks import checked, numbers
 from flowrob.attacks import Objective
 from flowrob.attacks.balls import Box, check_box, clip
-from flowrob.attacks.objectives import check_callable
+from flowrob.attacks.objectives import check_callable, evaluate, fitted, frozen, unsteady
 from flowrob.attacks.starts import check_generator, check_integers, check_start, slices
 from flowrob.units import bits_per_dim, check_number
 
@@ -39,6 +39,7 @@ class Certificate:
         confidence: with which one entry of lower, or of upper, is right.
         num_samples: draws of noise per image.
         nan: how many of all scores were NaN, and counted as +inf.
+        warnings: sentences about what looks wrong and what to do, empty if nothing does.
     """
 
     eps: Tensor
@@ -49,6 +50,7 @@ class Certificate:
     confidence: float
     num_samples: int
     nan: int
+    warnings: list[str] = field(default_factory=list)
 
 
 def certify_median(
@@ -114,16 +116,25 @@ def certify_median(
         raise ValueError(f"x holds no images, its shape is {tuple(x.shape)}")
     radii, ratios = _ratios(sigma, eps)
     ranks = [order_statistic(p, num_samples, confidence) for p in norm.cdf(ratios).tolist()]
-    nll = torch.stack([_noisy(log_prob, point, num_samples, sigma, box, generator, batch_size)
-                       for point in x])  # fmt: skip
+    warnings = unsteady(log_prob)
+    with frozen(log_prob):
+        target, cast = fitted(log_prob, x)
+        nll = torch.stack([_noisy(target, point, num_samples, sigma, box, generator, batch_size)
+                           for point in x])  # fmt: skip
     nan = int(nll.isnan().sum())
+    if nan:
+        warnings.append(
+            f"{nan} of {nll.numel()} scores are NaN, and count as +inf: the bounds hold for that "
+            "score; look for what the model cannot take, or clip the noise with a box"
+        )
     bits = nll.nan_to_num(nan=math.inf, posinf=math.inf, neginf=-math.inf).sort(1).values
     upper = torch.stack([bits[:, rank - 1] for rank in ranks])
     lower = torch.stack([bits[:, num_samples - rank] for rank in ranks])
     middle = bits[:, (num_samples - 1) // 2], bits[:, num_samples // 2]
     same = middle[0] == middle[1]  # of two infinities the mean is no number
     median = torch.where(same, middle[0], (middle[0] + middle[1]) / 2)
-    return Certificate(radii, median, lower, upper, float(sigma), confidence, num_samples, nan)
+    found = radii, median, lower, upper, float(sigma), confidence, num_samples, nan
+    return Certificate(*found, warnings + cast)
 
 
 @checked
@@ -191,6 +202,5 @@ def _noisy(
     for part in slices(count, batch_size):
         shape = (part.stop - part.start, *point.shape)
         noise = torch.randn(shape, generator=generator, device=generator.device).to(point)
-        with torch.no_grad():
-            scores.append(log_prob(clip(point + sigma * noise, box)).double().cpu())
+        scores.append(evaluate(log_prob, clip(point + sigma * noise, box)).double().cpu())
     return bits_per_dim(torch.cat(scores), point.numel())

@@ -144,7 +144,8 @@ def rebased(flow: Flow, scale: float = 1.0, degrees: float = math.inf) -> Rebase
         TypeError: flow is not a Flow.
         ValueError: scale or degrees not positive.
     """
-    if not (0.0 < scale < math.inf and degrees > 0.0):
+    least = torch.finfo(torch.float64).tiny  # half of less is no number any more
+    if not (least <= scale < math.inf and degrees >= least):
         raise ValueError(
             f"scale must be positive and finite and degrees positive, got {scale}, {degrees}"
         )

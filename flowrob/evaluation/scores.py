@@ -134,6 +134,7 @@ def complexity_corrected(bits: Tensor, images: Tensor) -> Tensor:
         TypeError: images are not uint8.
         ValueError: as many numbers as images are needed; or see :func:`codec_bits`.
     """
+    check_images(images)
     if bits.shape != images.shape[:1]:
         raise ValueError(f"bits has shape {tuple(bits.shape)} for {len(images)} images")
     return bits.double().cpu() - codec_bits(images)

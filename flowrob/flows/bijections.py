@@ -31,6 +31,15 @@ from torch import Tensor, nn
 from flowrob._checks import checked
 
 
+def default_generator(generator: torch.Generator | None) -> torch.Generator:
+    """What draws initial weights: by default a generator of seed 0, never the global one."""
+    if generator is None:
+        return torch.Generator().manual_seed(0)
+    if not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator must be torch.Generator().manual_seed(...), got {generator!r}")
+    return generator
+
+
 class Bijection(nn.Module):
     """An invertible map with a tractable log-determinant; the base class of the chapter."""
 
@@ -79,7 +88,7 @@ class ActNorm(Bijection):
         num_channels: C. Accepts (batch, C) and (batch, C, height, width).
 
     Raises:
-        RuntimeError: used before ``initialize`` (or before trained weights were loaded).
+        ValueError: used before ``initialize`` (or before trained weights were loaded).
     """
 
     initialized: Tensor
@@ -101,7 +110,7 @@ class ActNorm(Bijection):
     def _check_ready(self) -> None:
         if not self._ready:
             if not self.initialized:
-                raise RuntimeError(
+                raise ValueError(
                     "ActNorm is not initialised: call flow.initialize(x) once on clean data, "
                     "or load trained weights"
                 )
@@ -152,7 +161,7 @@ class InvertibleConv1x1(Bijection):
         super().__init__()
         if num_channels < 1:
             raise ValueError(f"num_channels must be at least 1, got {num_channels}")
-        generator = generator or torch.Generator().manual_seed(0)
+        generator = default_generator(generator)
         gaussian = torch.randn(num_channels, num_channels, generator=generator, dtype=torch.float64)
         permutation, lower, upper = torch.linalg.lu(torch.linalg.qr(gaussian).Q)
         diagonal = upper.diagonal()

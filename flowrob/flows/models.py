@@ -24,6 +24,7 @@ from flowrob.flows.bijections import (
     Logit,
     MultiScale,
     Squeeze,
+    default_generator,
 )
 from flowrob.flows.conditioners import ResidualNet, ZeroConv2d, conv_net, mlp
 from flowrob.flows.couplings import AffineCoupling, MaskedCoupling, checkerboard
@@ -269,7 +270,7 @@ def glow(
     _check_image_shape(image_shape, halvings=num_levels)
     if not isinstance(published_prior, bool):
         raise TypeError(f"published_prior must be True or False, got {published_prior!r}")
-    generator = generator or torch.Generator().manual_seed(0)
+    generator = default_generator(generator)
     config = _config("glow", glow, locals())
     channels, levels = image_shape[0], []
     for level in range(1, num_levels + 1):
@@ -331,7 +332,7 @@ def realnvp(
     """
     _check_sizes(num_levels=num_levels, width=width, num_blocks=num_blocks)
     _check_image_shape(image_shape, halvings=num_levels - 1)
-    generator = generator or torch.Generator().manual_seed(0)
+    generator = default_generator(generator)
     config = _config("realnvp", realnvp, locals())
     (channels, height, width_px), levels = image_shape, []
 
@@ -378,7 +379,7 @@ def plane_flow(
         ValueError: sizes that are not positive.
     """
     _check_sizes(num_steps=num_steps, width=width)
-    generator = generator or torch.Generator().manual_seed(0)
+    generator = default_generator(generator)
     config = _config("plane_flow", plane_flow, locals())
     layers: list[Bijection] = []
     for _ in range(num_steps):
@@ -431,7 +432,7 @@ def _check_sizes(**sizes: int) -> None:
 
 def _check_image_shape(image_shape: tuple[int, int, int], halvings: int) -> None:
     sizes = tuple(image_shape) if isinstance(image_shape, tuple | list) else (image_shape,)
-    if len(sizes) != 3 or not all(isinstance(n, int) and n > 0 for n in sizes):
+    if len(sizes) != 3 or not all(type(n) is int and n > 0 for n in sizes):
         raise ValueError(f"image_shape must be (channels, height, width), got {image_shape!r}")
     factor = 2 ** min(halvings, 64)  # checked here, before anything grows with it
     if any(n % factor for n in sizes[1:]):

@@ -62,7 +62,8 @@ def worst_case_linf(
         delta (N, n), drop (N,) and upper_bound (N,); where drop meets the bound it is the optimum.
 
     Raises:
-        ValueError: x of another shape or not finite, a negative radius or number of restarts.
+        ValueError: x of another shape or not finite, a negative radius or number of restarts, or a
+            radius whose drop is no number any more.
 
     >>> flow = GaussianFlow(torch.zeros(2), torch.tensor([[1.0, 0.0], [0.0, 4.0]]))
     >>> found = worst_case_linf(flow, torch.tensor([[3.0, 1.0]]), 0.5)
@@ -70,7 +71,7 @@ def worst_case_linf(
     ([[0.5, 0.5]], 1.78125, 1.78125)
     """
     x, precision = _prepare(flow, x, radius, restarts)
-    n, centred = x.shape[1], x - flow.mean
+    n, centred, bound = x.shape[1], x - flow.mean, linf_bound(flow, x, radius)
     generator = generator or torch.Generator().manual_seed(0)
     best = torch.zeros_like(x)
     best_drop = torch.full((len(x),), -math.inf, dtype=torch.float64)
@@ -83,7 +84,7 @@ def worst_case_linf(
         better = drop > best_drop
         best = torch.where(better[:, None], delta, best)
         best_drop = torch.maximum(drop, best_drop)
-    return LinfPerturbation(best, best_drop, linf_bound(flow, x, radius))
+    return LinfPerturbation(best, best_drop, bound)
 
 
 @checked

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,6 +49,21 @@ class History:
     validation: list[list[float]] = field(default_factory=list)
     interrupted: bool = False
     seconds: float = 0.0
+
+    def check(self) -> set[int]:
+        """How many steps its lists count.
+
+        Raises:
+            TypeError: they hold something else than numbers.
+        """
+        steps = (self.clean, self.adversarial, self.loss)
+        pairs = [*self.validation]
+        if not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
+            raise TypeError(f"validation must be pairs, got {self.validation!r}")
+        numbers = [self.seconds, *(n for part in (*steps, *pairs) for n in part)]
+        if odd := [n for n in numbers if not isinstance(n, int | float)]:
+            raise TypeError(f"its history must hold numbers, got {odd[0]!r}")
+        return {len(part) for part in steps}
 
     def record(self, nll: Tensor, num_attacked: int) -> None:
         """One step more: bits/dim of its batch, whose first ``num_attacked`` were attacked."""
@@ -152,11 +168,15 @@ class Saver:
             check_writable(self.path)
             yield
 
-    def resume(self) -> State | None:
-        """The state that was saved, its weights put into the flow; None if there is none."""
+    def resume(self, room: Tensor | None) -> State | None:
+        """The state that was saved, its weights put into the flow; None if there is none.
+
+        Args:
+            room: shaped like the perturbations that this run keeps, if it keeps any.
+        """
         if self.path is None or not self.path.exists():
             return None
-        return restore(self.path, self.flow, self.optimizer, self.recipe, self.usual)
+        return restore(self.path, self.flow, self.optimizer, self.recipe, self.usual, room)
 
     def save(self, state: State, num_steps: int, healthy: bool) -> None:
         """Write if it is due, now or since the last time the loss was not healthy."""
@@ -199,7 +219,12 @@ def read(path: str | os.PathLike) -> tuple[dict[str, str], dict[str, Tensor]]:
 
 
 def restore(
-    path: Path, flow: Flow, optimizer: torch.optim.Optimizer, recipe: dict, usual: dict
+    path: Path,
+    flow: Flow,
+    optimizer: torch.optim.Optimizer,
+    recipe: dict,
+    usual: dict,
+    room: Tensor | None,
 ) -> State:
     """Put a stored run back into ``flow`` and ``optimizer``; returns the rest of it.
 
@@ -213,7 +238,7 @@ def restore(
     try:
         step, history = int(words["step"]), History(**json.loads(words["history"]))
         stored = json.loads(words["recipe"])
-        lengths = {len(h) for h in (history.clean, history.adversarial, history.loss)}
+        lengths = history.check()
     except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is not as a run writes it: {error}") from error
     asked = json.loads(json.dumps(recipe))
@@ -229,11 +254,20 @@ def restore(
         return {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
 
     parameters = dict(flow.named_parameters())
+    kinds = ("flow", "optimizer", "ema", "best", "perturbations")
+    if odd := [name for name in tensors if name.partition(".")[0] not in kinds]:
+        raise ValueError(f"{path} holds {odd[0]!r}, which no run writes; use another path")
     _check_weights(path, "flow", part("flow"), flow.state_dict())
     _check_weights(path, "ema", part("ema"), parameters)
     if best := part("best"):
         _check_weights(path, "best", best, parameters)
-    entries = _moments(path, part("optimizer"), parameters, step)
+    entries = _moments(path, part("optimizer"), parameters, optimizer, step)
+    told, kept = (
+        None if t is None else (t.shape, t.dtype) for t in (tensors.get("perturbations"), room)
+    )
+    if told != kept:
+        raise ValueError(f"{path} does not hold this run's perturbations; use another path")
+    _check_finite(path, tensors)
     flow.load_state_dict(part("flow"))
     optimizer.load_state_dict({**optimizer.state_dict(), "state": entries})
     history.interrupted = False
@@ -244,6 +278,14 @@ def restore(
         tensors.get("perturbations"),
         history,
     )
+
+
+def _check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    if bad := [name for name, value in tensors.items() if not bool(value.isfinite().all())]:
+        raise ValueError(
+            f"{path}: {', '.join(bad[:3])} ({len(bad)} in all) hold NaN or infinity: that run had "
+            "gone wrong; use another path to start anew"
+        )
 
 
 def _check_weights(
@@ -260,26 +302,46 @@ def _check_weights(
 
 
 def _moments(
-    path: Path, found: Mapping[str, Tensor], parameters: Mapping[str, Tensor], step: int
+    path: Path,
+    found: Mapping[str, Tensor],
+    parameters: Mapping[str, Tensor],
+    optimizer: torch.optim.Optimizer,
+    step: int,
 ) -> dict[int, dict[str, Tensor]]:
     """The optimizer's state by the number of the parameter, whole or not at all."""
-    entries: dict[int, dict[str, Tensor]] = {index: {} for index in range(len(parameters))}
-    numbers = {name: index for index, name in enumerate(parameters)}
-    wrong = []
-    for key, value in found.items():
-        name, _, what = key.rpartition(".")
-        if name not in numbers or value.shape not in (parameters[name].shape, ()):
-            wrong.append(key)
-        else:
-            entries[numbers[name]][what] = value
-    trained = [name for name, parameter in parameters.items() if parameter.requires_grad]
-    wrong += [name for name in trained if step and "step" not in entries[numbers[name]]]
+    own = _first_moments(optimizer, parameters) if step else {}
+    told, asked = ({k: (v.shape, v.dtype) for k, v in part.items()} for part in (found, own))
+    wrong = [key for key in told | asked if told.get(key) != asked.get(key)]
+    wrong = wrong or [key for key in own if key.endswith(".step") and found[key] != step]
     if wrong:
         raise ValueError(
-            f"{path} lacks, or has in another shape, what the optimizer remembers of "
-            f"{', '.join(wrong[:3])} ({len(wrong)} in all); use another path to start anew"
+            f"{path} lacks, or has otherwise than after {step} steps, what the optimizer remembers "
+            f"of {', '.join(wrong[:3])} ({len(wrong)} in all); use another path to start anew"
         )
-    return {index: entry for index, entry in entries.items() if entry}
+    entries: dict[int, dict[str, Tensor]] = {}
+    numbers = {name: index for index, name in enumerate(parameters)}
+    for key, value in found.items():
+        name, _, what = key.rpartition(".")
+        entries.setdefault(numbers[name], {})[what] = value
+    return entries
+
+
+def _first_moments(
+    optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """What such an optimizer remembers of each trained parameter, shown by a step of a twin."""
+    trained = {name: torch.zeros_like(p) for name, p in parameters.items() if p.requires_grad}
+    twins = {name: value.detach().requires_grad_() for name, value in trained.items()}
+    for twin in twins.values():
+        twin.grad = torch.zeros_like(twin)
+    make: Any = type(optimizer)
+    twin_optimizer = make([*twins.values()], lr=0.0)
+    twin_optimizer.step()
+    return {
+        f"{name}.{what}": value
+        for name, twin in twins.items()
+        for what, value in twin_optimizer.state[twin].items()
+    }
 
 
 def _check_recipe(path: Path, stored: object, asked: dict, usual: dict) -> None:

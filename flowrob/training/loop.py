@@ -94,6 +94,7 @@ def fit(
     loss, group = Loss.of(loss), join()
     validation, checkpoint = Validation.of(validation), Checkpoint.of(checkpoint)
     _check(flow, images, num_steps, batch_size, update, guard, group)
+    _check_options(flow, flips, validation, seed)
     batches, optimizer = Batches(images, batch_size, flips, seed), update.start(flow)
     recipe = _recipe(flow, loss, batches, num_steps, update, validation)
     usual = {"update": asdict(Update()), "loss": Loss.of(loss.name).record()}
@@ -169,6 +170,18 @@ def _check(
         raise ValueError(f"batch_size={batch_size} leaves some of {group.size} processes idle")
 
 
+def _check_options(flow: Flow, flips: bool, validation: Validation | None, seed: int) -> None:
+    """Raise before a run that would meet them only after hours."""
+    if not isinstance(flips, bool):
+        raise TypeError(f"flips must be True or False, got {flips!r}")
+    check_integers(0, seed=seed)
+    if validation and tuple(validation.images.shape[1:]) != flow.event_shape:
+        raise ValueError(
+            f"validation images must be of the flow's shape {flow.event_shape}, got "
+            f"{tuple(validation.images.shape[1:])}"
+        )
+
+
 def _recipe(
     flow: Flow,
     loss: Loss,
@@ -200,18 +213,12 @@ def _crc32(images: Tensor) -> int:
 
 def _begin_or_resume(saver: Saver, flow: Flow, loss: Loss, batches: Batches, group: Group) -> State:
     """The saved state, or that before the first step; a flow that never was is initialised."""
-    state = saver.resume()
+    room = Adversary.room_for(loss, batches)
+    state = saver.resume(room)
     resumed = group.any(state is not None and state.step > 0, next(flow.parameters()).device)
     if resumed and not (state and state.step):
         raise ValueError(f"{saver.path} is not seen by all processes; use a common file system")
-    room = Adversary.room_for(loss, batches)
     if state is not None:
-        kept = state.perturbations
-        same = room is kept or (room is not None and kept is not None and kept.shape == room.shape)
-        if not same or (kept is not None and kept.dtype != torch.int8):
-            raise ValueError(
-                f"{saver.path} does not hold this run's perturbations; use another path"
-            )
         return state
     flags = [b for name, b in flow.named_buffers() if name.endswith("initialized")]
     if flags and not all(bool(flag) for flag in flags):

@@ -28,7 +28,7 @@ class Validation:
         keep_best: end with the averaged weights that scored best, not the last.
 
     Raises:
-        TypeError: images that are not uint8.
+        TypeError: images that are not uint8, or a keep_best that is no truth value.
         ValueError: no images, or ``every`` below 1.
     """
 
@@ -39,6 +39,8 @@ class Validation:
     def __post_init__(self) -> None:
         check_images(self.images, "validation images")
         check_integers(1, every=self.every)
+        if not isinstance(self.keep_best, bool):
+            raise TypeError(f"keep_best must be True or False, got {self.keep_best!r}")
 
     @classmethod
     def of(cls, validation: Validation | Tensor | None) -> Validation | None:

@@ -22,6 +22,7 @@ from flowrob.attacks import (
     universal_perturbation,
 )
 from flowrob.attacks.balls import SLACK
+from flowrob.evaluation import mixture, typicality
 from flowrob.flows import plane_flow
 from flowrob.linear import GaussianFlow
 
@@ -44,8 +45,11 @@ def test_no_point_leaves_its_ball_at_any_radius(kind, radius, dtype):
     generator, ball = seeded(), kind(radius)
     inside = torch.rand(4, 12, generator=generator).to(dtype)
     density = gaussian()
+
+    def objective(y):
+        return (y - 3.0).square().sum(1)
+
     for x, box in ((inside, (0.0, 1.0)), (100.0 * inside - 50.0, None)):
-        objective = lambda y: (y - 3.0).square().sum(1)  # noqa: E731
         options = {"box": box, "generator": generator}
         found = {
             "pgd": pgd(objective, x, ball, num_steps=4, start="random", restarts=2, **options).x,
@@ -53,6 +57,9 @@ def test_no_point_leaves_its_ball_at_any_radius(kind, radius, dtype):
             "square": square(objective, x, ball, num_steps=8, **options).x,
             "linear": linear_attack(density.log_prob, density, x, ball, box=box).x,
             "noise": uniform_noise(x, radius, generator, box),
+            "universal": universal_perturbation(
+                lambda y: -objective(y), x, ball, num_steps=2, box=box
+            ).apply(x),
         }
         for name, moved in found.items():
             size = distance(LinfBall(1.0) if name == "noise" else ball, x, moved)
@@ -82,6 +89,21 @@ def test_objectives_get_a_copy_that_they_may_write_to():
         found = attack(greedy, x, LinfBall(0.1), num_steps=3, generator=seeded())
         assert torch.equal(x, before)
         assert bool((distance(LinfBall(1.0), x, found.x) <= 0.1 + 1e-6).all())
+
+
+@pytest.mark.parametrize("made", [lambda f: mixture(f, f), lambda f: typicality(f, 0.0)])
+def test_what_is_made_of_densities_gives_each_a_copy(made):
+    def greedy(y):
+        value = -y.square().sum(1)
+        y.detach().fill_(7.0)
+        return value
+
+    def modest(y):
+        return -y.square().sum(1)
+
+    x = torch.rand(3, 4, generator=seeded())
+    before = x.clone()
+    assert torch.allclose(made(greedy)(x), made(modest)(x)) and torch.equal(x, before)
 
 
 @pytest.mark.parametrize("model, data", [("float32", "float64"), ("float64", "float32")])
@@ -188,6 +210,7 @@ def test_a_ball_that_holds_the_box_is_met_with_a_warning(ball):
         small = attack(quiet, x, type(ball)(0.9), num_steps=2, generator=seeded())
         assert not warned(small, "holds the whole box")
         assert not warned(attack(quiet, x, ball, num_steps=2, box=None, generator=seeded()), "box")
+    assert warned(universal_perturbation(quiet, x, ball, num_steps=2), "holds the whole box")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from small_commands import state, tiny
 
-from flowrob import zoo
+from flowrob import flows, zoo
 from flowrob.cli import main, runs
 
 HERE = [sys.executable, "-m", "flowrob"]
@@ -94,6 +94,40 @@ def test_damaged_files_end_in_one_line(trained, tmp_path, capsys):
     assert main(tiny("tiny-clean", tmp_path)) == 2
     assert "run.safetensors is not a checkpoint that flowrob wrote" in said(capsys)
     assert checkpoint.read_bytes() == whole
+
+
+def test_models_that_cannot_be_attacked_are_told_in_one_line(trained, tmp_path, capsys):
+    files = {
+        "not initialised": zoo.save(
+            flows.glow((3, 8, 8), 1, 1, 4), tmp_path / "new.safetensors", {}
+        ),
+        "a model of images is needed": zoo.save(flows.plane_flow(), tmp_path / "p.safetensors", {}),
+    }
+    for words, path in files.items():
+        assert main(["attack", str(path), "--eps", "1", "--limit", "2", "--quiet"]) == 2
+        assert words in said(capsys)
+    odd = zoo.save(zoo.load(trained / "w.safetensors", "cpu"), tmp_path / "o.safetensors",
+                   {"preset": ["odd"]})  # fmt: skip
+    assert main(["attack", str(odd), "--eps", "0", "--limit", "2", "--quiet"]) == 0
+
+
+@pytest.mark.parametrize("seed", ["-1", "9" * 30, "x", "1.5", ""])
+def test_a_seed_that_no_generator_takes_is_refused(seed, tmp_path, capsys):
+    for command in (["attack", "glow-photos-clean"], ["train", "--preset", "tiny-clean"]):
+        with pytest.raises(SystemExit):
+            main([*command, f"--seed={seed}"])
+        assert "--seed" in capsys.readouterr().err
+
+
+def test_a_table_none_of_whose_models_ships_is_told_so(capsys, tmp_path):
+    assert main(["table", "tiny", "--shipped", "--folder", str(tmp_path)]) == 2
+    assert "not shipped: tiny-clean, tiny-adversarial" in said(capsys)
+
+
+@pytest.mark.parametrize("path", ["", "/nowhere/at/all"])
+def test_images_that_are_nowhere_are_told_so(path, capsys):
+    assert main(["attack", "glow-photos-clean", "--data", path, "--limit", "2"]) == 2
+    assert f"--data {path!r}: neither photos, " in said(capsys)
 
 
 def test_a_reader_that_has_seen_enough_is_no_error():

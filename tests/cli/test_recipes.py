@@ -193,11 +193,14 @@ def test_values_that_an_option_does_not_take_are_refused(name, pair, message):
         RECIPES[name].changed([pair])
 
 
-def test_other_images_keep_their_uses_or_must_say_which():
+def test_other_images_keep_their_uses_or_must_say_which(tmp_path):
     same = CELEBA.elsewhere(None, True, dict.fromkeys(USES))
     assert same == replace(CELEBA, download=True)
     file = CELEBA.elsewhere("a/faces.npz", False, {"report": (5, 9), "tune": None, "train": None})
     assert file.train == (None, (0, 9000)) and file.report == (None, (5, 9))
     assert file.describe("report") == "faces.npz, images 5..8"
-    with pytest.raises(ValueError, match=r"faces\.npz has no splits: .* train on, --train A:B"):
+    with pytest.raises(ValueError, match=r"--data 'faces\.npz': neither photos, .* nor a path"):
         PHOTOS.elsewhere("faces.npz", False, dict.fromkeys(USES))
+    (tmp_path / "faces.npz").touch()
+    with pytest.raises(ValueError, match=r"faces\.npz has no splits: .* train on, --train A:B"):
+        PHOTOS.elsewhere(str(tmp_path / "faces.npz"), False, dict.fromkeys(USES))

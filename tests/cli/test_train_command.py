@@ -113,7 +113,7 @@ def test_without_images_to_tune_on_the_last_weights_are_kept_and_the_record_says
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--data", "mine.npz", "--train", "0:32"], r"say which images to report on, --report A:B"),
+        (["--data", "mine.npz", "--train", "0:32"], "--data 'mine.npz': neither photos, cifar10,"),
         (["--data", "no-such-set", "--train", "0:9", "--report", "0:9"], r"no-such-set"),
         (["--output", "weights.pt"], r"--output must end in .safetensors, got 'weights.pt'"),
         (["--set", "batch_size=9000"], r"batch_size=9000 images, got 64"),

@@ -132,3 +132,38 @@ def test_errors_come_early(change, error, words):
     with pytest.raises(error, match=words):
         certify_median(never, given.pop("x"), given.pop("sigma"), given.pop("eps"),
                        **{"num_samples": 100} | given)  # fmt: skip
+
+
+def test_nan_is_announced():
+    options = {"num_samples": 20, "confidence": 0.5, "generator": torch.Generator().manual_seed(0)}
+    x = torch.rand(2, 4, generator=torch.Generator().manual_seed(1))
+    found = certify_median(lambda y: y.sum(1) * math.nan, x, 0.1, 0.01, **options)
+    assert found.nan == 40 and "40 of 40 scores are NaN" in " ".join(found.warnings)
+    assert not certify_median(lambda y: -y.square().sum(1), x, 0.1, 0.01, **options).warnings
+
+
+def test_a_model_in_train_mode_is_met_with_a_warning_and_left_as_it_was():
+    class Density(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = torch.nn.BatchNorm1d(4)
+
+        def forward(self, y):
+            return -self.norm(y).square().sum(1)
+
+    model, x = Density().train(), torch.rand(2, 4, generator=torch.Generator().manual_seed(1))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    generator = torch.Generator().manual_seed(0)
+    found = certify_median(model, x, 0.1, 0.01, num_samples=20, confidence=0.5, generator=generator)
+    assert "train mode" in " ".join(found.warnings) and model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    model = model.eval().double()
+    found = certify_median(model, x, 0.1, 0.01, num_samples=20, confidence=0.5, generator=generator)
+    assert "x is float32 and the model float64: x is cast" in " ".join(found.warnings)
+
+
+def test_a_score_of_another_shape_is_refused():
+    x, generator = torch.rand(2, 4, generator=torch.Generator()), torch.Generator().manual_seed(0)
+    with pytest.raises(ValueError, match="must return one value per sample"):
+        certify_median(lambda y: y.sum(), x, 0.1, 0.01, num_samples=20, confidence=0.5,
+                       generator=generator)  # fmt: skip

@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import inspect
+import math
 
 import pytest
 import torch
 from small_tables import seeded, triangle
 
-from flowrob.attacks import attack_images, lower_likelihood, pgd
-from flowrob.evaluation import ATTACKS, detection_table, robustness_table, strongest_table
+from flowrob.attacks import (
+    LinfBall,
+    attack_images,
+    lower_likelihood,
+    pgd,
+    universal_perturbation,
+)
+from flowrob.evaluation import (
+    ATTACKS,
+    Budget,
+    converged_table,
+    detection_table,
+    robustness_table,
+    strongest_table,
+)
 
 PIXELS = torch.tensor([[10, 200], [250, 100], [0, 128]], dtype=torch.uint8).reshape(3, 1, 1, 2)
 TABLES = {"robustness": robustness_table, "strongest": strongest_table}
@@ -125,3 +139,44 @@ def test_both_settings_say_how_the_numbers_were_made(flow, images):
     assert {k: one[k] for k in common} == {k: many[k] for k in common}
     assert one["seed"] == 5
     assert one["scored_in"] == "float64"
+
+
+STEP = {"num_steps": 1}
+SCORERS = {
+    "attack_images": lambda f: attack_images(f, PIXELS, 2, generator=seeded(), **STEP),
+    "universal": lambda f: universal_perturbation(f, PIXELS / 256, LinfBall(0.1), **STEP),
+    "robustness": lambda f: robustness_table(
+        f, PIXELS, [0, 2], generator=seeded(), attack_options=STEP, num_resamples=9
+    ),
+    "strongest": lambda f: strongest_table(
+        f, PIXELS, [0, 2], generator=seeded(), attacks={"a": STEP}, num_resamples=9
+    ),
+    "converged": lambda f: converged_table(
+        f, PIXELS, [0, 2], generator=seeded(), budget=Budget(1, 2, 1), num_resamples=9
+    ),
+    "detection": lambda f: detection_table(
+        f, PIXELS, PIXELS.flip(0), [0, 2], generator=seeded(), attack_options=STEP
+    ),
+}
+
+
+class Normed(torch.nn.Module):
+    """A density whose BatchNorm moves while it is in train mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = torch.nn.BatchNorm1d(2)
+
+    def forward(self, x):
+        return -self.norm(x.flatten(1)).square().sum(1)
+
+
+@pytest.mark.parametrize("name", SCORERS)
+def test_every_table_announces_nan_and_train_mode(name):
+    nothing = SCORERS[name](lambda x: x.flatten(1).sum(1) * math.nan)
+    assert "finite" in " ".join(nothing.warnings)
+    model = Normed().train()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    assert "train mode" in " ".join(SCORERS[name](model).warnings)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert model.training and "train mode" not in " ".join(SCORERS[name](model.eval()).warnings)

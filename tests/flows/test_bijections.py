@@ -219,14 +219,14 @@ def test_actnorm_must_be_initialised_first_and_only_by_initialize():
     actnorm = ActNorm(2)
     x = 3.0 + 2.0 * torch.randn(50, 2, 4, 4, generator=seeded())
     for use in (actnorm, actnorm.inverse):
-        with pytest.raises(RuntimeError, match="initialize"):
+        with pytest.raises(ValueError, match="initialize"):
             use(x)
     flow = flows.glow((3, 4, 4), 1, 1, 4)
-    with pytest.raises(RuntimeError, match="initialize"):
+    with pytest.raises(ValueError, match="initialize"):
         flow.train().log_prob(torch.rand(2, 3, 4, 4))
     assert not any(m.initialized for m in flow.modules() if isinstance(m, ActNorm))
     conv = InvertibleConv1x1(2)
-    with pytest.raises(RuntimeError, match="initialize"):
+    with pytest.raises(ValueError, match="initialize"):
         conv.forward_after(actnorm, x)
 
 
@@ -250,7 +250,7 @@ def test_actnorm_flag_travels_with_the_state_dict():
     fresh.load_state_dict(trained.state_dict())
     assert torch.equal(fresh(x)[0], trained(x)[0])
     trained.load_state_dict(ActNorm(2).state_dict())  # loading an untrained state resets it
-    with pytest.raises(RuntimeError, match="not initialised"):
+    with pytest.raises(ValueError, match="not initialised"):
         trained(x)
 
 

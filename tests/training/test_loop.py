@@ -9,7 +9,7 @@ from small_runs import FAST, SMALL, equal, weights
 from flowrob.data import load
 from flowrob.flows import glow
 from flowrob.training import Checkpoint, Guard, Loss, Update, Validation, fit
-from flowrob.training.batches import step_generator
+from flowrob.training.batches import Batches, step_generator
 from flowrob.units import bits_per_dim, dequantize
 
 
@@ -115,3 +115,26 @@ def test_counts_below_1_are_refused_before_the_flow_is_touched(images):
         with pytest.raises(ValueError, match=f"{name} must be at least 1, got {value}"):
             fit(flow, images, **{name: value})
     assert equal(weights(flow), before)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "match"),
+    [
+        ({"flips": "no"}, TypeError, "flips must be True or False, got 'no'"),
+        ({"seed": -1}, ValueError, "seed must be at least 0, got -1"),
+        ({"seed": 1.5}, TypeError, "seed must be"),
+        ({"validation": torch.zeros(4, 1, 8, 8, dtype=torch.uint8)}, ValueError,
+         r"validation images must be of the flow's shape \(3, 8, 8\), got \(1, 8, 8\)"),
+    ],
+)  # fmt: skip
+def test_options_that_would_fail_late_or_mean_nothing_are_refused_at_once(
+    wrong, error, match, images, monkeypatch
+):
+    monkeypatch.setattr(Batches, "draw", lambda *args: pytest.fail("began"))
+    with pytest.raises(error, match=match):
+        fit(glow(**SMALL), images, num_steps=10**9, **{**FAST, **wrong})
+
+
+def test_a_choice_that_is_no_truth_value_is_refused(images):
+    with pytest.raises(TypeError, match="keep_best must be True or False, got 'maybe'"):
+        Validation(images, keep_best="maybe")
