@@ -160,9 +160,7 @@ def _only(plan: Plan, names: Sequence[str], why: str, run: Run) -> Plan:
         run.say(f"{why}, and left out: {', '.join(absent)}", error=True)
     needed = {"clean", "adversarial"} if plan.baselines else set()
     if not fewer.models or needed - {*fewer.models}:
-        raise ValueError(
-            f"{why}: {', '.join(absent)}; without them there is no table, train them first"
-        )
+        raise ValueError(f"{why}: {', '.join(absent)}; without them there is no table")
     return fewer
 
 
