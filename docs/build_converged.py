@@ -108,10 +108,11 @@ def verdicts(run: dict) -> str:
 
 STYLES = {
     "adversarial": (plots.ATTACK, "s-"),
-    "hybrid": (plots.HYBRID, "o-"),
-    "hybrid-fresh": (plots.HYBRID, "D--"),
+    "hybrid": (plots.HYBRID, "D--"),
+    "hybrid-fresh": (plots.HYBRID, "x:"),
     "ladder": (plots.RAISE, "^-"),
 }
+NAMES = {"hybrid-fresh": "hybrid, the paper's recipe"}
 
 
 def figure(run: dict, path: Path) -> None:
@@ -124,7 +125,8 @@ def figure(run: dict, path: Path) -> None:
             color, style = STYLES[kind(row)]
             spent = [point["evaluations"] for point in row["curve"]]
             means = [point["mean"] for point in row["curve"]]
-            ax.plot(spent, means, style, color=color, label=kind(row))
+            label = NAMES.get(kind(row), kind(row))
+            ax.plot(spent, means, style, color=color, label=label)
         ax.set(title=title, xscale="log", xlabel="gradients per image")
         ax.legend(fontsize=8)
     axes[0, 0].set_ylabel(f"mean bits/dim at eps {run['settings']['eps']}")

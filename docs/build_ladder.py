@@ -46,6 +46,7 @@ MOVES = {
     "noise": "uniform noise",
     "attack": "an attack on the ladder",
     "disguise": "an attack that wants to be taken for clean",
+    "sly": "an attack on the ladder that stays taken for clean",
 }
 
 HEAD = """# The ladder: a density whose robustness can be trusted
