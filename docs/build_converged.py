@@ -128,7 +128,7 @@ def figure(run: dict, path: Path) -> None:
             label = NAMES.get(kind(row), kind(row))
             ax.plot(spent, means, style, color=color, label=label)
         ax.set(title=title, xscale="log", xlabel="gradients per image")
-        ax.legend(fontsize=8)
+    axes[0, 0].legend(fontsize=8)
     axes[0, 0].set_ylabel(f"mean bits/dim at eps {run['settings']['eps']}")
     fig.savefig(path, dpi=110)
     plt.close(fig)

@@ -270,7 +270,7 @@ def posterior(run: dict) -> str:
             move: [
                 row["says"][place] for place, row in enumerate(r for r in rows if r["move"] == move)
             ]
-            for move in MOVES
+            for move in dict.fromkeys(row["move"] for row in rows)
         }
         hit = {move: sum(values[1:]) / len(values[1:]) for move, values in right.items()}
         said = "; ".join(f"{MOVES[move]}: {share:.0%}" for move, share in hit.items())
