@@ -41,28 +41,24 @@ STYLES = {"clean": (plots.DATA, "o-"), "adversarial": (plots.ATTACK, "s-"),
 # %%
 record = json.loads(Path("../results/converged.json").read_text(encoding="utf-8"))
 titles = {"cifar10": "CIFAR-10", "celeba": "CelebA", "photos": "photographs"}
-drawn = {kind: STYLES[kind] for kind in ("adversarial", "hybrid")}
-drawn["hybrid-fresh"] = (plots.HYBRID, "x:")
 figure, axes = plt.subplots(1, 3, figsize=(10.5, 3.4), sharey=True)
 for ax, (key, title) in zip(axes, titles.items(), strict=True):
-    for kind, (color, style) in drawn.items():
+    for kind in ("adversarial", "hybrid"):
         (row,) = (r for r in record["rows"] if r["model"] == f"glow-{key}-{kind}")
         found = [(p["evaluations"], p["mean"]) for p in row["curve"]]
-        label = "hybrid, the paper's recipe" if kind == "hybrid-fresh" else kind
-        ax.plot(*zip(*found, strict=True), style, color=color, label=label)
+        ax.plot(*zip(*found, strict=True), STYLES[kind][1], color=STYLES[kind][0], label=kind)
     ax.set(xscale="log", xlabel="gradients spent per image", title=title)
 axes[0].set_ylabel("bits/dim found at eps 8")
 axes[0].legend()
 plots.show(figure, "Three panels: against adversarial models attacks find the same however long they "
-           "last, against hybrid models the curves go on rising, by the paper's recipe most.")  # fmt: skip
+           "last, against hybrid models the curves go on rising.")  # fmt: skip
 
 # %% [markdown]
-# Nine Glows that ship with this package, under attacks that go on. What the attack finds against an
-# adversarial model it finds at once. Against the hybrid ones it finds more and more, most of all against
-# those trained by the paper's own recipe (dotted): hybrid training, as it stands, still
-# [hides](../docs/glossary.md#hides) from short attacks, and its robustness is a matter of the attacker's
-# patience. This notebook shows how that comes about, and a density that does not need the attacker to be
-# lazy.
+# Six Glows that ship with this package, under attacks that go on. What the attack finds against an
+# adversarial model it finds at once. Against the hybrid ones it finds more and more: hybrid training, as
+# it stands, still [hides](../docs/glossary.md#hides) from short attacks, and its robustness is a matter of
+# the attacker's patience. This notebook shows how that comes about, and a density that does not need the
+# attacker to be lazy.
 #
 # ## 1. One loss, three mixtures of it
 #
