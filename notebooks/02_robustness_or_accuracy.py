@@ -304,8 +304,8 @@ deltas = np.linspace(0.2, 5, 481)
 stairs = [("a", "paper", NOISE, ":", "(a), paper's r"), ("a", "exact", PROCEDURE["a"], "-", "(a)"),
           ("d", "exact", PROCEDURE["d"], "--", "(d), then ends")]  # fmt: skip
 for p, q, color, style, label in stairs:
-    needed = [rounds_for(1.0, 1.0, n, d, gamma, p, quantile=q) for d in deltas]
-    plots.rounds_needed(right, deltas, [(label, needed, color, style)], xlabel=r"$\Delta$ (nats)")
+    counts = [rounds_for(1.0, 1.0, n, d, gamma, p, quantile=q) for d in deltas]
+    plots.rounds_needed(right, deltas, [(label, counts, color, style)], xlabel=r"$\Delta$ (nats)")
 plots.legend_above(right)
 alt = (
     "Left: failure probability by round: (a) dives below the dotted line at round 4, (b) and (c) "

@@ -160,7 +160,7 @@ def test_the_script_of_the_ladder_measures_every_density(quick, ladder, monkeypa
     assert row["parameters"] == 5 * parts[0] == 5 * parts[1]
     assert all(r["mean"] <= b + 0.2 for r, b in zip(row["rows"], row["bound"], strict=True))
     found = first["posterior"]["tiny-ladder"]
-    assert {line["move"] for line in found} == {"noise", "attack", "disguise"}
+    assert {line["move"] for line in found} == {"noise", "attack", "disguise", "sly"}
     assert all(abs(sum(line["mean"]) - 1) < 1e-3 for line in found)
     again = run_script(ladder, monkeypatch, path, "--seeds", "0")
     assert again["rows"] == first["rows"] and again["posterior"] == first["posterior"]
