@@ -173,7 +173,7 @@ def outcome(name: str, truth: str | float, digits: int = 2) -> None:
     if is_number and all(not isinstance(option, str) for option in asked.options):
         right = min(asked.options, key=lambda option: abs(_distance(option, truth)))
     elif truth not in asked.options:
-        raise ValueError(f"{truth!r} is none of the options {asked.options}")
+        raise ValueError(f"truth must be one of the options {asked.options}, got {truth!r}")
     asked.truth = right
     result = f"The answer: {rounded(truth, digits) if is_number else truth}."
     if asked.said is None:
