@@ -92,7 +92,8 @@ def scale(device: torch.device | str) -> dict[str, Any]:
     """How much the deep notebooks do on this device; and say so.
 
     >>> scale("cpu")["crops"]
-    On a CPU: 32 photographs, 20 steps an attack, training at 16x16. On a GPU: 1,000, 200, 32x32.
+    On a CPU: 32 photographs, 20 steps an attack, training at 16x16.
+    On a GPU: 1,000 images, 200 steps an attack, training at 32x32.
     32
 
     Returns:
@@ -100,20 +101,20 @@ def scale(device: torch.device | str) -> dict[str, Any]:
         ``pixels`` of a side of what is trained, and the ``images`` to attack: "photos"; on a GPU
         "cifar10", with the Glow trained on it, where that set is on this machine already.
     """
+    laptop = {"crops": 32, "steps": 20, "pixels": 16, "images": "photos"}
+    gpu = {"crops": 1000, "steps": 200, "pixels": 32, "images": "photos"}
+    told = "{crops:,} {}, {steps} steps an attack, training at {pixels}x{pixels}".format
     if str(device).startswith("cpu"):
-        print("On a CPU: 32 photographs, 20 steps an attack, training at 16x16. ", end="")
-        print("On a GPU: 1,000, 200, 32x32.")
-        return {"crops": 32, "steps": 20, "pixels": 16, "images": "photos"}
+        print(f"On a CPU: {told('photographs', **laptop)}. On a GPU: {told('images', **gpu)}.")
+        return laptop
     try:
         importlib.import_module("flowrob.data").load("cifar10", limit=1)
-        images, told = "cifar10", "images of CIFAR-10"
+        gpu["images"], images = "cifar10", "images of CIFAR-10"
     except (FileNotFoundError, ModuleNotFoundError):
-        images, told = "photos", "photographs (CIFAR-10 is not on this machine)"
-    print(f"On a GPU: up to 1,000 {told}, 200 steps an attack, training at 32x32. ", end="")
-    print(
-        "The text was written on a CPU, of 32 photographs, 20 steps, 16x16: other numbers appear."
-    )
-    return {"crops": 1000, "steps": 200, "pixels": 32, "images": images}
+        images = "photographs (CIFAR-10 is not on this machine)"
+    print(f"On a GPU: up to {told(images, **gpu)}. The text was written on a CPU, of ", end="")
+    print(f"{told('photographs', **laptop)}: other numbers appear.")
+    return gpu
 
 
 def __getattr__(name: str):

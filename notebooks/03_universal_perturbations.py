@@ -659,7 +659,7 @@ grade(math.sqrt(0.4), wet, within=2e-3)
 
 # %%
 shares = None  # your answer: two numbers, torch.tensor([across, across_and_down])
-shifted = [(board.roll(k, dims=d)) for k, d in ((1, 2), ((1, 1), (1, 2)))]
+shifted = [board.roll(k, dims=d) for k, d in ((1, 2), ((1, 1), (1, 2)))]
 costs = [(nll(fresh + two * drawn_sign * b) - deep["photograph"]).mean() for b in shifted]
 grade(shares, torch.stack(costs) / cost["with the drawing"], within=0.03)
 

@@ -71,9 +71,8 @@ class _Ball:
     radius: float | Tensor
 
     def __post_init__(self) -> None:
-        if not isinstance(self.radius, SupportsFloat) or isinstance(
-            self.radius, bool
-        ):  # checked further by .on, beside x
+        # checked further by .on, beside x
+        if isinstance(self.radius, bool) or not isinstance(self.radius, SupportsFloat):
             raise TypeError(f"radius must be a number or a tensor, got {self.radius!r}")
         if isinstance(self.radius, Tensor):
             check_dense(self.radius, "radius")

@@ -267,7 +267,9 @@ def _of_table(new: argparse.ArgumentParser) -> None:
         metavar="SET=PATH",
         help="where the images of a set are: a folder, or an .npz file",
     )
-    new.add_argument("--limit", type=int, help="attack at most so many images (default: a few)")
+    new.add_argument(
+        "--limit", type=int, help="attack at most so many images (default: as on record)"
+    )
     new.add_argument(
         "--max-steps",
         type=int,

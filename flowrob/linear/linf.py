@@ -103,7 +103,7 @@ def linf_bound(flow: GaussianFlow, x: torch.Tensor, radius: float) -> torch.Tens
         radius: half the side of the box, in data units.
 
     Returns:
-        (N,) nats that no perturbation of the box exceeds.
+        (N,) nats that no perturbation of the box exceeds, rounded up by as much as sums may round.
 
     Raises:
         ValueError: x of another shape or not finite, or a negative radius.
@@ -112,7 +112,8 @@ def linf_bound(flow: GaussianFlow, x: torch.Tensor, radius: float) -> torch.Tens
     slope = (x - flow.mean) @ precision
     triangle = radius * slope.abs().sum(1) + 0.5 * radius * radius * precision.abs().sum()
     ball = worst_case(flow, x, math.sqrt(x.shape[1]) * radius).drop
-    return torch.minimum(triangle, ball)
+    rounding = 8 * x.shape[1] * torch.finfo(x.dtype).eps
+    return torch.minimum(triangle, ball) * (1.0 + rounding)
 
 
 def _climb(precision, centred, delta, radius: float, max_moves: int):
