@@ -80,7 +80,8 @@ class Explorer(widgets.VBox):
         self.image.value, self.caption.value = png.getvalue(), caption
 
     def __repr__(self) -> str:
-        return f"{len(self.sliders)} sliders and a picture: run this cell in JupyterLab"
+        count = len(self.sliders)
+        return f"{count} slider{'s'[: count > 1]} and a picture: run this cell in JupyterLab"
 
 
 def worst_case_explorer() -> Explorer:

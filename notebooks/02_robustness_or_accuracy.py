@@ -107,8 +107,8 @@ plots.show(fig, alt)
 #
 # What happens when the update is repeated?
 #
-# > "Performing $m$ steps of adversarial training results in the following estimate: ... $\sigma^2(1 +
-# > \alpha)^m I$" (3.2, equation (4))
+# > "Performing $m$ steps of adversarial training results in the following estimate: ...
+# > $\sigma^2(1 + \alpha)^m I$" (3.2, equation (4))
 #
 # That depends on what "repeat" means. Write $v_m = \sigma_m^2/\sigma^2$ for the variance after $m$ rounds.
 #

@@ -387,8 +387,8 @@ plots.show(figure, alt)
 # 1. The defender's payment is $J(K', M) = \tfrac12\bigl[\operatorname{tr} K'^{-1}(K + M) - n + \log|K'| -
 #    \log|K|\bigr]$: the difference of two Gaussian log-densities, averaged over $x$ and $\delta$. The mean
 #    stays, because the coin makes $\mathbb E\,\delta = 0$.
-# 2. For fixed $M$ this is the task of fitting a Gaussian to data of covariance $K + M$: the minimum is at $K' = K
-#    + M$, with value $\tfrac12\log(|K + M|/|K|)$.
+# 2. For fixed $M$ this is the task of fitting a Gaussian to data of covariance $K + M$: the minimum is at
+#    $K' = K + M$, with value $\tfrac12\log(|K + M|/|K|)$.
 # 3. For fixed $K'$ it is linear in $M$, $\tfrac12\operatorname{tr} K'^{-1}M$: greatest when all of
 #    $\varepsilon^2$ lies in the eigenspace of the smallest $\lambda'_i$.
 # 4. Let $K'_*$ have the eigenvalues $\lambda'_i$ above and $M_* = K'_* - K$. Its trace is $\varepsilon^2$; it

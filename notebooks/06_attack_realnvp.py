@@ -336,7 +336,7 @@ figure, axes = plt.subplots(1, 2, figsize=(11.5, 3.6))
 for ax, name in zip(axes, two, strict=True):
     plots.before_after(ax, shown[name], colors, log=True).set(title=name, xlabel="NLL (bits/dim)")
 plots.show(figure, "Six rows for each model: clean, noise, the other's attack, a drawing, the bounded Glow's attack, "
-           "its own. The other's attack lies a little right of noise, the drawing further, its own far right.")  # fmt: skip
+           "its own. The other's lies a little right of noise, the drawing further, its own far right.")  # fmt: skip
 
 # %% [markdown]
 # **What we see.** Every row stands for the same 32 crops, changed within the same ball. What was made for

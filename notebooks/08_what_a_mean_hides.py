@@ -549,7 +549,7 @@ check("Step 4: gradient less 2 eta d: {}", ((a + d) / lam - 2 * eta * d).abs().m
 check("Step 4: (2) in the old axes, and worst_case, are {} off", off, at_most=1e-9)
 check("Step 5: the step has length {}, the radius is {}", d.norm(), eps, within=1e-9)
 check("Step 5: beyond the last pole it falls, by {} or more", falls.min(), at_least=0, digits=1)
-check("Step 6: the identity misses by {} nats", (drop(d) - drop(inside) - square).abs().max(), at_most=1e-9)  # fmt: skip
+check("Step 6: the identity is {} nats off", (drop(d) - drop(inside) - square).abs().max(), at_most=1e-9)  # fmt: skip
 check("Step 6: of 100,000 rivals the best is {} nats behind", square.min(), at_least=0)
 
 # %%

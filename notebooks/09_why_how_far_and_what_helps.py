@@ -498,7 +498,7 @@ for ax, (title, values), color in zip(axes, columns.items(), (DATA, ATTACK, NOIS
     ax.grid(axis="y", visible=False)
 axes[0].invert_yaxis()
 plots.show(figure, "Six models, four bars each: clean bits alike but for adversarial; attacked, the ladder and "
-           "adversarial are lowest; training takes longest for the ladder; certificates are close together.")  # fmt: skip
+           "adversarial are lowest; training takes longest for the ladder; certificates are close.")  # fmt: skip
 
 # %% [markdown]
 # **What we see.** (Bars end at 20, numbers do not; attacked numbers are lower bounds, those of the hybrids still rising with
@@ -553,7 +553,8 @@ check("at eps 8 the fresh hybrid is at least {} above the ladder", at["hybrid (1
 calibration()
 verdicts([
     ("\"extremely sensitive to both types of attacks\"", "abstract",
-     f"one attack, 20 steps: a change grows about {10 ** round(math.log10(growth['bounded'][-1]))}-fold, layer by layer",
+     f"one attack, 20 steps: a change grows about {10 ** round(math.log10(growth['bounded'][-1]))}-fold, "
+     "layer by layer",
      "agrees; why is our question"),
     ("\"out-of-distribution samples can be detected using likelihood scores\"", "1",
      f"ramps: AUROC {chance:.1f} unattacked; the best repair {auroc['complexity'][3]:.1f} "
@@ -562,7 +563,8 @@ verdicts([
      "in size; most of the change is private to each", "agrees in size"),
     ("\"best of both worlds\"", "5", f"at eps 8, up to 100 steps: fresh hybrid >= {at['hybrid (1:1, fresh)', 8]:.1f}, "
      f"ladder {at['ladder', 8]:.1f}", "disagrees"),
-    ("(no certificate for deep flows)", "", f"reach {100 * reach:.0f}% of the eps 8 corner at sigma 16", "our question"),
+    ("(no certificate for deep flows)", "", f"reach {100 * reach:.0f}% of the eps 8 corner at sigma 16",
+     "our question"),
 ])  # fmt: skip
 
 # %% [markdown]

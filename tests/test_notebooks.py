@@ -149,8 +149,8 @@ def is_short(nb: NotebookNode, name: str) -> Iterator[str]:
         if count > 25:
             yield f"{where} has {count} lines, more than 25"
     for cell in code(nb):
-        if (width := max(map(len, cell.source.splitlines()), default=0)) > 125:
-            yield f"{label(nb, cell)} has a line of {width} letters: a screen cuts off after 125"
+        if (width := max(map(len, cell.source.splitlines()), default=0)) > 120:
+            yield f"{label(nb, cell)} has a line of {width} letters: a screen cuts off after 120"
 
 
 def imports_in_first_cell(nb: NotebookNode, name: str) -> Iterator[str]:
@@ -232,6 +232,15 @@ def writes_html_as_html(nb: NotebookNode, name: str) -> Iterator[str]:
             yield f"{label(nb, cell)} has a backtick in HTML: use <code>, or leave a line empty"
 
 
+def keeps_formulas_whole(nb: NotebookNode, name: str) -> Iterator[str]:
+    """A line that begins like a quotation or a list is one, also inside of a formula."""
+    for cell in nb.cells:
+        if cell.cell_type == "markdown":
+            for formula in re.findall(r"(?<![\\$])\$([^$]+)\$(?!\$)", cell.source):
+                if re.search(r"\n\s*([->+*#]|\d+[.)])\s", formula):
+                    yield f"{label(nb, cell)} breaks {formula!r} where markdown begins anew"
+
+
 def hides_solutions(nb: NotebookNode, name: str) -> Iterator[str]:
     for cell in nb.cells:
         hidden = cell.metadata.get("jupyter", {}).get("source_hidden", False)
@@ -290,6 +299,7 @@ RULES: list[Callable[[NotebookNode, str], Iterator[str]]] = [
     closes_with_table_and_exercises,
     hides_solutions,
     writes_html_as_html,
+    keeps_formulas_whole,
     pictures_have_alt_text,
     says_more_than_true,
     tells_how_it_was,
@@ -433,6 +443,8 @@ DAMAGE = [  # (rule, what is done to the sound notebook); cell 1 imports, cell 2
         writes_html_as_html,
         set_source(3, "<details><summary>Hint</summary>Try `x`.</details>"),
     ),
+    (keeps_formulas_whole, set_source(3, '> "a bound of $(1 +\n> \\alpha)^m$" (3.2)')),
+    (keeps_formulas_whole, set_source(3, "1. The minimum is at $K' = K\n   + M$.")),
     (hides_solutions, lambda nb: nb.cells[18].metadata.pop("jupyter")),
     (hides_solutions, lambda nb: nb.cells[2].metadata.update(jupyter={"source_hidden": True})),
 ]

@@ -118,6 +118,9 @@ def test_a_setting_once_seen_is_drawn_the_same_again():
 
 def test_the_text_twin_is_the_same_in_every_run(explorer):
     assert repr(explorer) == "5 sliders and a picture: run this cell in JupyterLab"
+    (radius, slider), *_ = explorer.sliders.items()
+    one = Explorer(lambda figure, **_: "", {radius: slider}, (1, 1))
+    assert repr(one) == "1 slider and a picture: run this cell in JupyterLab"
 
 
 def test_an_explorer_hands_all_values_to_draw_by_name():
