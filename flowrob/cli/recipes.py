@@ -173,6 +173,8 @@ class Recipe:
                 recipe = replace(recipe, loss=Loss.of(value))
             elif recipe.loss.share:
                 recipe = replace(recipe, loss=_attack(recipe.loss, name, value))
+            else:
+                _attack(Loss.of("hybrid"), name, value)  # ignored, but not if it is wrong
         return recipe
 
 

@@ -130,6 +130,13 @@ def test_images_that_are_nowhere_are_told_so(path, capsys):
     assert f"--data {path!r}: neither photos, " in said(capsys)
 
 
+def test_an_option_of_what_is_not_there_is_refused(tmp_path, capsys):
+    output = str(tmp_path / "w.safetensors")
+    run = ["train", "--preset", "tiny-clean", "--output", output, "--set", "checkpoint_every=5"]
+    assert main(run) == 2
+    assert "--checkpoint" in said(capsys)
+
+
 def test_a_reader_that_has_seen_enough_is_no_error():
     process = subprocess.Popen([*HERE, "models"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.close()

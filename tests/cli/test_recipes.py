@@ -161,6 +161,9 @@ def test_attacks_are_no_option_of_a_clean_recipe():
     pairs = [("eps", 4.0), ("attack_steps", 1), ("memory", "pool"), ("visits", 3), ("share", 0.5)]
     assert PLAIN.changed(pairs) == PLAIN
     assert PLAIN.changed([*pairs, ("num_steps", 3)]) == replace(PLAIN, num_steps=3)
+    for wrong in (("share", 2), ("eps", -1.0), ("memory", "none"), ("visits", 0)):
+        with pytest.raises(ValueError, match=wrong[0]):
+            PLAIN.changed([wrong])
 
 
 def test_memories_by_name_and_by_number_of_visits():
