@@ -176,6 +176,15 @@ def test_formulas_are_drawn_by_the_browser_alone(site: Path, pages):
         assert not [src for src in page.resources if re.search("mathjax|katex", src.lower())]
 
 
+def test_no_formula_is_left_as_it_was_typed(site: Path, pages):
+    """Markdown that begins a list or a quotation inside of a formula breaks it in two."""
+    apart = r"(?s)<(annotation|script|style|pre|code|head)\b.*?</\1>"
+    for name, page in pages.items():
+        text = re.sub(r"<[^>]+>", "", re.sub(apart, "", page.text))
+        left = re.findall(r"\$(?![A-Z]{3})[^$]{0,30}|\\[a-z]{4,}", text)
+        assert not left, f"{name}: {left[:3]}"
+
+
 def test_notebooks_show_their_pictures_and_fold_their_solutions(site: Path, pages):
     for path in NOTEBOOKS:
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
