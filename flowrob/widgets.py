@@ -434,9 +434,7 @@ def draw_layer(figure: Figure, walk: LayerWalk, layer: int) -> str:
         [["clean", "attacked", "difference"], ["drift"] * 3], height_ratios=(1.5, 1)
     )
     count = len(walk.layers)
-    require(
-        0 <= layer < count, "layer", layer, f"the index of one of the {count} layers of the walk"
-    )
+    require(0 <= layer < count, "layer", layer, f"the index of one of the {count} layers")
     before, after = walk.clean[layer], walk.attacked[layer]
     scale = 3 * before.square().mean().sqrt().item()
     pictures = {"clean": before, "attacked": after, "difference": after - before}

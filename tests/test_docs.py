@@ -395,14 +395,24 @@ def test_other_seeds_of_a_table_give_means_and_ranges(other_seed):
     assert seeds.section([run], str) == "" == seeds.told([run], {})
 
 
+def test_a_seed_attacked_once_more_stands_for_the_table_among_the_seeds(other_seed):
+    seeds = load_script("docs/table_seeds.py")
+    run, other, path = other_seed
+    again = json.loads(json.dumps(run))
+    for row in again["rows"]:
+        row["mean"] -= 1.0
+    (path.parent / "table-1-laptop-seed0.json").write_text(json.dumps(again), encoding="utf-8")
+    assert seeds.of(run, path.parent) == [again, other]
+
+
 @pytest.mark.parametrize("key", ["num_images", "budget", "data", "seed"])
 def test_seeds_that_were_attacked_in_another_way_are_refused(other_seed, key):
     seeds = load_script("docs/table_seeds.py")
     run, other, path = other_seed
     if key == "data":
         other["data"]["glow-cifar10-clean"]["report"] = "others"
-    elif key == "seed":
-        other["seed"] = run["seed"]
+    elif key == "seed":  # which another record has
+        (path.parent / "table-1-laptop-seed7.json").write_text(json.dumps(other), encoding="utf-8")
     else:
         other["settings"][key] = None
     path.write_text(json.dumps(other), encoding="utf-8")
