@@ -6,7 +6,7 @@
 # | **Do** | train small Glows in front of your eyes: clean, adversarial, hybrid, and a [ladder](../docs/glossary.md#ladder), five in one; attack each for as long as it takes |
 # | **Learn** | what robust training buys, why a robust number may be a matter of patience, and which density's number holds |
 # | **Need** | [05](05_attack_glow.ipynb): attacks on a Glow, bits/dim, PGD; [04](04_build_a_flow.ipynb): what a flow is |
-# | **Minutes on 2 cores** | 25 to read, 6 to run |
+# | **Minutes on 2 cores** | 25 to read, 7 to run |
 # | **Paper sections** | 4 (adversarial and hybrid training) and 5: Tables 1 and 2 |
 #
 # Notebook 05 broke a Glow. The paper's remedy is to show the model its own worst cases while it
