@@ -307,7 +307,7 @@ def section(run: dict, longer: dict, seeds: list[dict]) -> str:
     if run.get("baselines"):
         parts += [floored(run, longer), verdicts(run)]
         parts += [paired(run, note(longer, run["table"]))] if "paired" in run else []
-        if repeated := table_seeds.section(seeds, marked):
+        if repeated := table_seeds.section(run, seeds, marked):
             parts.append(f"{repeated}\n\n{note(longer, run['table'])}")
     parts.append("Each attack alone:\n\n" + lines(single, ""))
     if run["warnings"]:
@@ -354,7 +354,7 @@ def short_table(results: Path = ROOT / "results") -> str:
         lines.append([f"ours, {searched}: {LABELS[model]}", *cells])
     table = pipe_table(["mean bits/dim at eps", *map(str, eps)], lines)
     notes = [note(longer, run["table"]), *told(run, found, eps)]
-    notes.append(table_seeds.told(table_seeds.of(run, results), LABELS))
+    notes.append(table_seeds.told(run, table_seeds.of(run, results), LABELS))
     notes = [*filter(None, notes), f"{hardened()} {budgets()}", counted(run)]
     text = "\n\n".join(textwrap.fill(part, 100, break_on_hyphens=False) for part in notes)
     return f"\n{table}\n\n{text}\n\n"

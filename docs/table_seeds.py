@@ -32,7 +32,6 @@ def of(run: dict, results: Path) -> list[dict]:
     """
     paths = sorted(results.glob(f"table-{run['table']}-{run['scale']}-seed*.json"))
     found = {path: json.loads(path.read_text(encoding="utf-8")) for path in paths}
-    own = [other for other in found.values() if other["seed"] == run["seed"]]
     seeds = [other["seed"] for other in found.values()]
     if len({*seeds}) < len(seeds):
         raise ValueError(f"{paths[-1].name} and others: two records of one seed among {seeds}")
@@ -46,7 +45,8 @@ def of(run: dict, results: Path) -> list[dict]:
         shared = other["data"].keys() & run["data"].keys()
         if any(other["data"][m] != run["data"][m] for m in shared):
             raise ValueError(f"{path.name}: not a seed on the same images")
-    return [*(own or [run]), *(other for other in found.values() if other not in own)]
+    records = [*found.values()] if run["seed"] in seeds else [run, *found.values()]
+    return sorted(records, key=lambda record: record["seed"] != run["seed"])
 
 
 def spread(runs: list[dict], model: str, row: str, eps: int) -> tuple[list[float], bool]:
@@ -88,7 +88,22 @@ def minutes(run: dict) -> float:
     return (sum(run["training_seconds"].values()) + run["attack_seconds"]) / 60
 
 
-def section(runs: list[dict], name: Callable[[str], str]) -> str:
+def once_more(run: dict, runs: list[dict], labels: Callable[[str], str]) -> str:
+    """Where another search found more against a table's own models than the one of the seeds."""
+    if runs[0] is run:
+        return ""
+    eps, less = max(run["settings"]["eps"]), []
+    for model in everywhere([run, runs[0]]):
+        (above,), (here,) = (spread([r], model, "strongest", eps)[0] for r in (run, runs[0]))
+        if above - here > 0.01 * above:
+            less.append(f"{labels(model)} {number(here)}, not {number(above)}")
+    told_of = f"; at eps {eps} it found less of {', '.join(less)}" if less else ""
+    return (
+        f"Seed {run['seed']} was attacked once more for this, by the search of the others{told_of}."
+    )
+
+
+def section(run: dict, runs: list[dict], name: Callable[[str], str]) -> str:
     """The same table from several seeds; "" if there is one alone."""
     if len(runs) == 1:
         return ""
@@ -96,16 +111,16 @@ def section(runs: list[dict], name: Callable[[str], str]) -> str:
     made = "; ".join(f"`{run['command']}` ({minutes(run):.0f} minutes)" for run in runs)
     absent = {row["model"] for run in runs for row in run["rows"]} - {*everywhere(runs)}
     fewer = f" Not trained again: {', '.join(sorted(absent))}." if absent else ""
+    again = f" {told_of}" if (told_of := once_more(run, runs, name)) else ""
     return (
         f"The same from seeds {seeds} (first weights, batches and attacks drawn anew, the images "
         "are the same): mean over seeds of the mean over images, in brackets the range over seeds; "
-        "`>=`: on some seed the search had not converged. All were attacked by one version of the "
-        f"search; where it spends fewer gradients it finds less than above. Made by {made}."
+        f"`>=`: on some seed the search had not converged.{again} Made by {made}."
         f"{fewer}\n\n{table(runs, name)}"
     )
 
 
-def told(runs: list[dict], labels: dict[str, str]) -> str:
+def told(run: dict, runs: list[dict], labels: dict[str, str]) -> str:
     """One sentence on how far seeds differ, at the greatest eps; "" for one seed."""
     if len(runs) == 1:
         return ""
@@ -116,7 +131,6 @@ def told(runs: list[dict], labels: dict[str, str]) -> str:
         low, high = number(min(means)), number(max(means))
         parts.append(f"{labels[model]} {'>= ' if rising else ''}{low} to {high}")
     seeds = ", ".join(str(run["seed"]) for run in runs)
-    return (
-        f"Trained again, all attacked by one search, seeds {seeds}, at eps {eps}: "
-        f"{', '.join(parts)} ([all rows][docs/tables.md])."
-    )
+    told_of = f"Trained from seeds {seeds}, at eps {eps}: {', '.join(parts)} "
+    again = once_more(run, runs, labels.__getitem__)
+    return f"{told_of}([all rows][docs/tables.md]). {again}".strip()

@@ -81,7 +81,7 @@ class Explorer(widgets.VBox):
 
     def __repr__(self) -> str:
         count = len(self.sliders)
-        return f"{count} slider{'s'[: count > 1]} and a picture: run this cell in JupyterLab"
+        return f"{count} slider{'s'[: count != 1]} and a picture: run this cell in JupyterLab"
 
 
 def worst_case_explorer() -> Explorer:

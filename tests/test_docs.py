@@ -384,15 +384,16 @@ def test_other_seeds_of_a_table_give_means_and_ranges(other_seed):
         r["mean"] for r in run["rows"] if (r["model"], r["row"], r["eps"]) == ("ladder", "clean", 0)
     ]
     runs = seeds.of(run, path.parent)
-    page = seeds.section(runs, str)
+    page = seeds.section(run, runs, str)
     (line,) = [line for line in page.splitlines() if line.startswith("| ladder | strongest |")]
     assert f"| {row + 0.5:.2f} ({row:.2f} to {row + 1:.2f}) |" in line and ">=" not in line
     assert "from seeds 0, 77" in page and "| clean (published) |" not in page
     assert "Not trained again: clean (published)." in page  # which one seed has not
     (line,) = [line for line in page.splitlines() if line.startswith("| hybrid | strongest |")]
     assert "| >= " in line
-    assert "seeds 0, 77, at eps 8: " in seeds.told(runs, {model: model for model in models})
-    assert seeds.section([run], str) == "" == seeds.told([run], {})
+    told = seeds.told(run, runs, {model: model for model in models})
+    assert "seeds 0, 77, at eps 8: " in told and "once more" not in page + told
+    assert seeds.section(run, [run], str) == "" == seeds.told(run, [run], {})
 
 
 def test_a_seed_attacked_once_more_stands_for_the_table_among_the_seeds(other_seed):
@@ -400,9 +401,18 @@ def test_a_seed_attacked_once_more_stands_for_the_table_among_the_seeds(other_se
     run, other, path = other_seed
     again = json.loads(json.dumps(run))
     for row in again["rows"]:
-        row["mean"] -= 1.0
+        row["mean"] *= 0.5 if row["model"] == "hybrid" else 2.0
     (path.parent / "table-1-laptop-seed0.json").write_text(json.dumps(again), encoding="utf-8")
-    assert seeds.of(run, path.parent) == [again, other]
+    runs = seeds.of(run, path.parent)
+    assert runs == [again, other]
+    (found,) = [
+        r["mean"]
+        for r in run["rows"]
+        if (r["model"], r["row"], r["eps"]) == ("hybrid", "strongest", 8)
+    ]
+    less = f"it found less of hybrid {found / 2:.2f}, not {found:.2f}."
+    assert less in seeds.section(run, runs, str)
+    assert less in seeds.told(run, runs, {model: model for model in seeds.everywhere(runs)})
 
 
 @pytest.mark.parametrize("key", ["num_images", "budget", "data", "seed"])

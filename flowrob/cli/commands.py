@@ -64,8 +64,8 @@ def train(given: argparse.Namespace, run: Run) -> int:
     if given.preset in LADDERS:
         return _train_ladder(given, run)
     files = Files(given.output or Path(f"{given.preset}.safetensors"), given.checkpoint, given.json)
-    if files.checkpoint is None and "checkpoint_every" in dict(given.set):
-        raise ValueError("--set checkpoint_every: of which --checkpoint?")
+    if files.checkpoint is None and (every := dict(given.set).get("checkpoint_every")) is not None:
+        raise ValueError(f"--set checkpoint_every={every} needs --checkpoint, a path to save to")
     recipe, ranges = RECIPES[given.preset], {use: getattr(given, use) for use in USES}
     recipe = replace(recipe, images=recipe.images.elsewhere(given.data, given.download, ranges))
     other = {"start": given.start, "model": given.model, "settings": given.set}
