@@ -6,6 +6,8 @@
     the end                 twice in a row the mean gains less than 0.01 bits/dim per doubling and
                             no image more than 0.05, the last time with every kind of ascent, each
                             of at least 80 steps and none shorter than the longest so far
+    the cap                 a search that still gains and may not grow has one last round with every
+                            kind, and stays a lower bound even if that one finds nothing
 
 A number under attack is a lower bound: it says what was found, not what there is. A model that
 hides looks robust after a hundred steps and is not after a thousand, so most of the gradients go
@@ -43,7 +45,8 @@ class Budget:
 
     Attributes:
         first_steps: gradient steps of every ascent of the first round.
-        max_steps: of the longest ascent.
+        max_steps: of the longest ascent. A search that still gains there ends with a round of all
+            seven kinds, each that long.
         least_steps: of the ascents of a search's last round. Shorter rounds find things, but that
             they find nothing is no sign; with ``max_steps`` below, every row is a lower bound.
         mean_gain: bits/dim that the mean must gain in a round, or it is quiet; twice as much where
@@ -204,6 +207,7 @@ def converge(
     ceiling = torch.full((len(search.bits),), math.inf) if ceiling is None else ceiling.cpu()
     search.settled |= ceiling - search.bits.cpu() < budget.mean_gain
     steps, quiet, kinds, doublings = budget.first_steps, 0, None, 1.0
+    last_word = False
     while True:
         found_out = search.bits.cpu() > budget.enough
         active = (~(search.settled | found_out)).nonzero().flatten()
@@ -215,15 +219,18 @@ def converge(
         gain = (search.bits - before).nan_to_num(0.0, posinf=math.inf, neginf=0.0).cpu()
         gains = torch.cat((gains[1:], gain[None]))
         quiet = quiet + 1 if budget.calm(gain / doublings) else 0
-        if kinds is None and steps >= max(budget.least_steps, search.longest):
+        longest = max(budget.least_steps, search.longest)
+        if kinds is None and steps >= longest and not last_word:
             search.settled |= (gains < budget.mean_gain).all(0)  # else its silence proves nothing
             search.settled[:] |= quiet >= budget.patience
         search.settled |= ceiling - search.bits.cpu() < budget.mean_gain
         search.longest = max(search.longest, steps)
-        if steps == budget.max_steps and not 0 < quiet < budget.patience:
+        at_the_cap = steps == budget.max_steps
+        if last_word or (at_the_cap and kinds is None and not 0 < quiet < budget.patience):
             break
+        last_word = at_the_cap and not quiet
         previous, steps = steps, budget.after(steps, quiet == 0, search.longest)
-        kinds = None if quiet else {FRESH: steps, best: previous}
+        kinds = None if quiet or at_the_cap else {FRESH: steps, best: previous}
         doublings = 1.0 if quiet else max(1.0, math.log2(steps / previous))
     given_up = search.bits.cpu() > budget.enough  # found out, and attacked no further
     search.converged = bool((search.settled & ~given_up).all())

@@ -165,22 +165,47 @@ def test_as_long_as_length_helps_most_gradients_go_into_one_ascent(images, monke
         plain = {"num_steps": 1, "step_size": few, "schedule": "constant", "start": "x"}
         return attack_images(log_prob, images, 8, **options | plain)
 
-    def search(gain):
-        budget = Budget(4, 256, mean_gain=gain, image_gain=2 * gain)
+    def search(gain, patience=2):
+        budget = Budget(4, 256, mean_gain=gain, image_gain=2 * gain, patience=patience)
         return converged_table(smooth, grey, (8,), generator=seeded(), budget=budget)
 
     monkeypatch.setattr(convergence, "attack_images", found)
     grey = torch.full((2, 3, 8, 8), 128, dtype=torch.uint8)
     table = search(1e-6)
     curve = table.settings["curves"]["model, 8"]
-    assert [point["steps"] for point in curve] == [4, 16, 64, 256]
-    assert [point["ascents"] for point in curve] == [7, 2, 2, 2]
-    assert table.rows[0]["evaluations"] == 7 * 4 + (16 + 4) + (64 + 16) + (256 + 64)
-    assert table.rows[0]["status"] == ">="
+    assert [point["steps"] for point in curve] == [4, 16, 64, 256, 256]
+    assert [point["ascents"] for point in curve] == [7, 2, 2, 2, 7]
+    spent = 7 * 4 + (16 + 4) + (64 + 16) + (256 + 64) + 7 * 256
+    assert table.rows[0]["evaluations"] == spent
+    for last in (
+        table,
+        search(1e-6, patience=1),
+    ):  # though the last round, no longer, found nothing
+        assert last.rows[0]["status"] == ">="
     twice = curve[1]["mean"] - curve[0]["mean"]  # four times the steps are two doublings
     for share, ascents in ((0.4, 2), (0.7, 7)):
         curve = search(share * twice).settings["curves"]["model, 8"]
         assert curve[2]["ascents"] == ascents
+
+
+def test_at_the_cap_every_kind_has_the_last_word_and_the_row_stays_a_lower_bound(monkeypatch):
+    """n steps move log2(n)/4 further, and 2 more from corners and the like, if they are 32."""
+
+    def found(log_prob, images, eps, **options):
+        elsewhere = isinstance(options.get("start"), torch.Tensor) and options["num_steps"] >= 32
+        far = 2.0 + math.log2(options["num_steps"]) / 4 + 2.0 * elsewhere
+        plain = {"num_steps": 1, "step_size": far, "schedule": "constant", "start": "x"}
+        return attack_images(log_prob, images, eps, **options | plain)
+
+    monkeypatch.setattr(convergence, "attack_images", found)
+    levels = torch.full((2, 3, 8, 8), 100, dtype=torch.uint8)
+    budget = Budget(4, 32, mean_gain=1e-6, image_gain=2e-6)
+    table = converged_table(smooth, levels, (8,), generator=seeded(), budget=budget)
+    curve = table.settings["curves"]["model, 8"]
+    assert [(p["ascents"], p["steps"]) for p in curve] == [(7, 4), (2, 16), (2, 32), (7, 32)]
+    assert table.rows[0]["status"] == ">="
+    moved = (table.images["model", 8, "attacked"] - levels).abs()
+    assert moved.amax().item() == pytest.approx(2.0 + 5 / 4 + 2.0, abs=0.02)
 
 
 def test_no_image_settles_before_every_kind_of_ascent_has_tried(monkeypatch):
