@@ -126,8 +126,8 @@ def train_recipe(
         base = files.of_base(recipe.start)
         if not base.output.exists():
             of_base = replace(RECIPES[recipe.start], images=recipe.images)
-            shared = [pair for pair in settings if pair[0] not in ("loss", "share")]
-            if train_recipe(recipe.start, of_base, base, run, settings=shared) is None:
+            known = for_the_base(settings)
+            if train_recipe(recipe.start, of_base, base, run, settings=known) is None:
                 return None
             run.group.wait(flowrob.device())  # for the first process's file
         begun_with = str(base.output)
@@ -162,6 +162,11 @@ def train_recipe(
         losses = [round(value, 4) for value in history.loss]
         records.write_json(files.record, {**facts, "loss": losses})
     return flow
+
+
+def for_the_base(settings: Sequence[tuple[str, object]]) -> list[tuple[str, object]]:
+    """The settings of a recipe that its base shares: all but whom its loss attacks."""
+    return [pair for pair in settings if pair[0] not in ("loss", "share")]
 
 
 def _keep(flow: flows.Flow, output: Path, recipe: dict, run: Run) -> None:
