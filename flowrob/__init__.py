@@ -18,7 +18,7 @@ public names, ``from flowrob.linear import GaussianFlow``; inside, a file is a s
     evaluation/  bits   robustness   convergence   strongest   detection
                  scores   certificates (median smoothing)
                  defences (mixture, ladder, other bases)   layers (anatomy)   table         5
-    cli/         commands   recipes   runs   side_by_side   paper_tables   flowrob, python -m flowrob
+    cli/         commands   recipes   runs   side_by_side   paper_tables  flowrob, python -m flowrob
     _checks      arguments are held against annotations
     units        grey levels and x, nats and bits/dim       data     images in
     zoo          weights that ship, with their recipes      paper    the numbers that it prints
