@@ -207,10 +207,10 @@ def curves(ax: Axes, x, lines: Iterable, *, xlabel: str, ylabel: str, log: str =
 
 def signed(x, scale: float | None = None) -> np.ndarray:
     """Perturbations as pictures: 0 becomes mid-grey, +-scale (default: 3 rms) white and black."""
-    x = numbers("x", x)
+    x = np.asarray(numbers("x", x), dtype=np.float64)  # which holds any scale
     scale = (3.0 * float(np.sqrt(np.mean(x**2))) or 1.0) if scale is None else scale
     require(0 < scale < np.inf, "scale", scale, "positive and finite")
-    return np.clip(0.5 + 0.5 * x / scale, 0.0, 1.0)
+    return 0.5 + 0.5 * np.clip(x, -scale, scale) / scale
 
 
 def histogram(ax: Axes, values, mark: float, *, xlabel: str) -> Axes:

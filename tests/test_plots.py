@@ -121,6 +121,9 @@ def test_signed_pictures_have_mid_grey_at_zero_and_the_scale_at_the_ends():
     np.testing.assert_allclose(plots.signed(delta, 0.1), [0.5, 1.0, 0.0, 0.75, 1.0], atol=1e-6)
     delta = torch.tensor([3.0, -3.0])  # rms 3, so the default scale is 9
     np.testing.assert_allclose(plots.signed(delta), [0.5 + 1 / 6, 0.5 - 1 / 6])
+    with np.errstate(all="raise"):  # scales that float32 does not hold
+        for scale, ends in ((1e300, 0.0), (1e-300, 0.5)):
+            np.testing.assert_allclose(plots.signed(delta, scale), [0.5 + ends, 0.5 - ends])
 
 
 def test_a_cloud_puts_every_point_in_its_place(ax):
