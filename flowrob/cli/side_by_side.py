@@ -3,11 +3,11 @@
 The models of a table wait for nothing but the one that they go on from, so that two of them, a
 thread each, are done sooner than one after the other with two threads.
 
-    weight(model) = num_steps (1 + share attack_steps)  +  the greatest weight of what waits for it
+    workload(model) = num_steps (1 + share attack_steps)  +  the greatest of what waits for it
 
-Who is free takes what weighs most of all that need not wait: list scheduling by critical path, at
-most 2 - 1/jobs times as long as the best order (Graham 1969, *Bounds on Multiprocessing Timing
-Anomalies*).
+Who is free takes the greatest workload of those that need not wait: list scheduling by critical
+path, at most 2 - 1/jobs times as long as the best order (Graham 1969, *Bounds on Multiprocessing
+Timing Anomalies*).
 """
 
 from __future__ import annotations
@@ -61,14 +61,14 @@ def train_side_by_side(
     if run.group.size > 1:
         raise ValueError(f"--jobs {jobs} under torchrun: its processes train each model together")
     graph = _missing(names, folder)
-    weight, order = weights(graph), TopologicalSorter(graph)
+    work, order = workloads(graph), TopologicalSorter(graph)
     environment = os.environ | {"OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // jobs))}
     ready: list[str] = []
     running: dict[str, subprocess.Popen] = {}
     order.prepare()
     try:
         while order.is_active():
-            ready = sorted([*ready, *order.get_ready()], key=weight.__getitem__)
+            ready = sorted([*ready, *order.get_ready()], key=work.__getitem__)
             while ready and len(running) < jobs:
                 name = ready.pop()
                 known = settings if name in names else for_the_base(settings)
@@ -91,10 +91,10 @@ def train_side_by_side(
     return 0
 
 
-def weights(graph: Mapping[str, Iterable[str]]) -> dict[str, float]:
+def workloads(graph: Mapping[str, Iterable[str]]) -> dict[str, float]:
     """What has to be trained from the beginning of each recipe on, in gradients per image.
 
-    >>> of = weights({"tiny-clean": ["tiny-base"], "tiny-base": []})
+    >>> of = workloads({"tiny-clean": ["tiny-base"], "tiny-base": []})
     >>> of["tiny-base"] > of["tiny-clean"] > 0
     True
     """

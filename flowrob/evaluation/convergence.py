@@ -219,8 +219,8 @@ def converge(
         gain = (search.bits - before).nan_to_num(0.0, posinf=math.inf, neginf=0.0).cpu()
         gains = torch.cat((gains[1:], gain[None]))
         quiet = quiet + 1 if budget.calm(gain / doublings) else 0
-        longest = max(budget.least_steps, search.longest)
-        if kinds is None and steps >= longest and not last_word:
+        long_enough = steps >= max(budget.least_steps, search.longest)
+        if kinds is None and long_enough and not last_word:
             search.settled |= (gains < budget.mean_gain).all(0)  # else its silence proves nothing
             search.settled[:] |= quiet >= budget.patience
         search.settled |= ceiling - search.bits.cpu() < budget.mean_gain

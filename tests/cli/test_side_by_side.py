@@ -15,7 +15,7 @@ from flowrob import zoo
 from flowrob.cli import main, side_by_side
 from flowrob.cli.recipes import RECIPES, TABLES, Plan
 from flowrob.cli.runs import Run
-from flowrob.cli.side_by_side import train_side_by_side, weights
+from flowrob.cli.side_by_side import train_side_by_side, workloads
 
 NAMES = [f"tiny-{loss}" for loss in ("clean", "adversarial", "hybrid-fresh")]
 
@@ -102,17 +102,17 @@ def test_none_begins_before_its_base_and_the_longest_way_goes_first(processes, t
         start = RECIPES[name].start
         assert start is None or processes.begun.index(start) < processes.begun.index(name)
     assert max(processes.at_once) == 2 and processes.at_once[-1] == 0
-    assert processes.begun[0] == "glow-cifar10-base"  # four wait for it, one for the other
+    assert processes.begun[0] == "glow-cifar10-base"  # the hybrid, the longest, waits for it
     assert processes.begun.index("glow-cifar10-hybrid") == 2  # 1,600 steps with 6 gradients in x
 
 
-def test_a_way_weighs_what_is_on_it():
-    weight = weights({"tiny-base": [], "tiny-clean": ["tiny-base"], "tiny-eps1": ["tiny-clean"]})
+def test_a_workload_holds_the_longest_of_what_waits_for_it():
+    work = workloads({"tiny-base": [], "tiny-clean": ["tiny-base"], "tiny-eps1": ["tiny-clean"]})
     steps = [RECIPES[name].num_steps for name in ("tiny-base", "tiny-clean", "tiny-eps1")]
     loss = RECIPES["tiny-eps1"].loss
-    assert weight["tiny-eps1"] == steps[2] * (1 + loss.share * loss.attack_steps)
-    assert weight["tiny-clean"] == steps[1] + weight["tiny-eps1"]
-    assert weight["tiny-base"] == steps[0] + weight["tiny-clean"]
+    assert work["tiny-eps1"] == steps[2] * (1 + loss.share * loss.attack_steps)
+    assert work["tiny-clean"] == steps[1] + work["tiny-eps1"]
+    assert work["tiny-base"] == steps[0] + work["tiny-clean"]
 
 
 def test_one_that_fails_ends_the_others(processes, tmp_path, capsys, monkeypatch):
@@ -148,7 +148,7 @@ def zoo_file(folder) -> bytes:
     return path.read_bytes()
 
 
-def test_jobs_that_make_no_sense_are_refused(tmp_path, capsys, monkeypatch):
+def test_jobs_that_make_no_sense_are_refused(tmp_path, capsys):
     for wrong in ("0", "-1", "two"):
         with pytest.raises(SystemExit, match="2"):
             main(table(tmp_path, "--jobs", wrong))

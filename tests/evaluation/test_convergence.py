@@ -177,11 +177,8 @@ def test_as_long_as_length_helps_most_gradients_go_into_one_ascent(images, monke
     assert [point["ascents"] for point in curve] == [7, 2, 2, 2, 7]
     spent = 7 * 4 + (16 + 4) + (64 + 16) + (256 + 64) + 7 * 256
     assert table.rows[0]["evaluations"] == spent
-    for last in (
-        table,
-        search(1e-6, patience=1),
-    ):  # though the last round, no longer, found nothing
-        assert last.rows[0]["status"] == ">="
+    # the last round found nothing, but was no longer than the one before it
+    assert table.rows[0]["status"] == search(1e-6, patience=1).rows[0]["status"] == ">="
     twice = curve[1]["mean"] - curve[0]["mean"]  # four times the steps are two doublings
     for share, ascents in ((0.4, 2), (0.7, 7)):
         curve = search(share * twice).settings["curves"]["model, 8"]
